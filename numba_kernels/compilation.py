@@ -1,0 +1,51 @@
+"""The decorator every kernel wears, and the one message that explains a first call's delay."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba.core import event
+
+__all__ = ["kernel"]
+
+logger = logging.getLogger("ufbert.numba_kernels")
+
+# Reassociation and contraction let a dot product use vector registers. The flags that assume away NaN and
+# infinity stay off: a token with a non-finite input must get a non-finite output.
+FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+
+_kernels: set[str] = set()
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile at the first call for the types met, without the GIL, cached on disk beside the source.
+
+    Bounds are unchecked in the kernel, so the wrappers check shapes before every call.
+    """
+    _kernels.add(function.__qualname__)
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")(
+        function
+    )
+    return compiled
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]
+    """Says once that kernels are being compiled. Numba fires the event only when its disk cache misses."""
+
+    def __init__(self) -> None:
+        self.announced = False
+
+    def on_start(self, occurrence: Any) -> None:
+        name = occurrence.data["dispatcher"].py_func.__qualname__
+        if name in _kernels and not self.announced:
+            self.announced = True
+            logger.warning("Compiling the CPU kernels for this processor; once, some seconds, then cached")
+
+    def on_end(self, occurrence: Any) -> None:
+        """Nothing to say: the command that waited goes on."""
+
+
+event.register("numba:compile", _Announcer())

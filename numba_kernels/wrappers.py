@@ -1,0 +1,114 @@
+"""NumPy in, NumPy out: checks shapes and types once, then runs the kernels over chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .descent import walk
+from .gradient import add_weight_gradients, token_gradients
+from .threads import run_chunks
+
+__all__ = ["backward", "forward"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+# Small enough that threads of unequal speed end together, large enough that handing a chunk out
+# (about 10 us) costs little beside its work.
+TOKENS_PER_CHUNK = 64
+# Columns of one chunk of the weight gradients; 64 float32 are four 512-bit registers.
+COLUMNS_PER_CHUNK = 192
+
+
+def _check(x: Floats, w_in: Floats, b_in: Floats, w_out: Floats) -> None:
+    trees, nodes, hidden = w_in.shape
+    if (nodes + 1) & nodes or not nodes:
+        raise ValueError(f"w_in has {nodes} nodes a tree; a balanced tree has 2^(depth+1) - 1")
+    if w_out.shape != w_in.shape or b_in.shape != (trees, nodes):
+        raise ValueError(f"w_in {w_in.shape}, b_in {b_in.shape} and w_out {w_out.shape} do not fit together")
+    if x.ndim != 2 or x.shape[1] != hidden:
+        raise ValueError(f"x has shape {x.shape}; the weights take (tokens, {hidden})")
+    for name, array in (("x", x), ("w_in", w_in), ("b_in", b_in), ("w_out", w_out)):
+        if array.dtype != x.dtype or array.dtype not in (np.float32, np.float64):
+            raise TypeError(f"{name} is {array.dtype}; all arrays must be float32, or all float64")
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{name} is not contiguous")
+
+
+def forward(
+    x: Floats, w_in: Floats, b_in: Floats, w_out: Floats, threads: int = 1
+) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
+    """CMM of contiguous float32 or float64 arrays: x (tokens, H), w_in and w_out (P, N, H), b_in (P, N).
+
+    Returns y (tokens, H), the logits on each token's path (tokens, P, D + 1), root first, and the leaf
+    reached (tokens, P) as a node index. Raises ValueError or TypeError for arrays that do not fit.
+    """
+    _check(x, w_in, b_in, w_out)
+    trees, nodes, _ = w_in.shape
+    tokens = x.shape[0]
+    y = np.empty_like(x)
+    logits = np.empty((tokens, trees, nodes.bit_length()), dtype=x.dtype)
+    leaves = np.empty((tokens, trees), dtype=np.int64)
+
+    def work(chunk: int) -> None:
+        start = chunk * TOKENS_PER_CHUNK
+        walk(x, w_in, b_in, w_out, y, logits, leaves, start, min(start + TOKENS_PER_CHUNK, tokens))
+
+    run_chunks(work, -(-tokens // TOKENS_PER_CHUNK), threads)
+    return y, logits, leaves
+
+
+def backward(
+    grad_y: Floats,
+    x: Floats,
+    w_in: Floats,
+    w_out: Floats,
+    logits: Floats,
+    leaves: npt.NDArray[np.int64],
+    threads: int = 1,
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Gradients of `forward` from the gradient of y and what `forward` returned; shapes as there.
+
+    Returns (grad_x, grad_w_in, grad_b_in, grad_w_out); rows of unvisited nodes are exact zeros.
+    """
+    trees, nodes, hidden = w_in.shape
+    tokens = x.shape[0]
+    b_in_shape = (trees, nodes)
+    _check(x, w_in, np.empty(b_in_shape, dtype=x.dtype), w_out)
+    if grad_y.shape != x.shape or grad_y.dtype != x.dtype or not grad_y.flags.c_contiguous:
+        raise ValueError(f"grad_y {grad_y.shape} {grad_y.dtype} does not match x {x.shape} {x.dtype}")
+    if logits.shape != (tokens, trees, nodes.bit_length()) or leaves.shape != (tokens, trees):
+        raise ValueError(f"logits {logits.shape} and leaves {leaves.shape} are not those of x {x.shape}")
+    if leaves.size and not (nodes // 2 <= leaves.min() and leaves.max() < nodes):
+        raise ValueError("leaves holds an index that is no leaf of the tree")
+    grad_x = np.empty_like(x)
+    activations = np.empty_like(logits)
+    grad_logits = np.empty_like(logits)
+
+    def per_token(chunk: int) -> None:
+        start = chunk * TOKENS_PER_CHUNK
+        stop = min(start + TOKENS_PER_CHUNK, tokens)
+        token_gradients(
+            grad_y, w_in, w_out, logits, leaves, grad_x, activations, grad_logits, start, stop
+        )
+
+    run_chunks(per_token, -(-tokens // TOKENS_PER_CHUNK), threads)
+    grad_w_in = np.zeros_like(w_in)
+    grad_b_in = np.zeros(b_in_shape, dtype=x.dtype)
+    grad_w_out = np.zeros_like(w_out)
+    orders = [np.argsort(leaves[:, p], kind="stable") for p in range(trees)]
+    slices = -(-hidden // COLUMNS_PER_CHUNK)
+
+    def per_columns(chunk: int) -> None:
+        p, column_chunk = divmod(chunk, slices)
+        start = column_chunk * COLUMNS_PER_CHUNK
+        stop = min(start + COLUMNS_PER_CHUNK, hidden)
+        add_weight_gradients(
+            grad_y, x, activations, grad_logits, leaves, orders[p],
+            grad_w_in[p], grad_b_in[p], grad_w_out[p], p, start, stop,
+        )  # fmt: skip
+
+    run_chunks(per_columns, trees * slices, threads)
+    return grad_x, grad_w_in, grad_b_in, grad_w_out

@@ -1,0 +1,1 @@
+"""Honest timing: dense against fast feedforward, on inputs that reach many leaves."""

@@ -1,0 +1,186 @@
+"""CMM as one torch operator, `ufbert::cmm`, with its backward, its fake kernel and the choice of backend.
+
+The operator returns (y, logits, leaves): what the walk computed, what it met, where it ended. The last two
+are what the backward needs, so that it revisits exactly the neurons of the forward.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any, Protocol
+
+import torch
+
+from .errors import BackendError, ConfigError
+from .tree import visited_count
+
+__all__ = ["BACKENDS", "cmm", "resolve_backend"]
+
+# Named as strings and imported only when asked for: none of them is needed to read a checkpoint.
+_MODULES = {
+    "reference": "ufbert.backends.reference",
+    "numba": "ufbert.backends.numba",
+    "cuda": "ufbert.backends.cuda",
+}
+BACKENDS = ("auto", *_MODULES)
+
+
+class Backend(Protocol):
+    """A module under `ufbert.backends`; all tensors are contiguous, on one device, of one dtype."""
+
+    def unavailable(self, device: torch.device) -> str | None:
+        """None if tensors on `device` can be computed here, else the reason in one line."""
+
+    def forward(
+        self, x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (tokens, H) -> y (tokens, H), logits (tokens, P, D + 1), leaves (tokens, P) int64."""
+
+    def backward(
+        self,
+        grad_y: torch.Tensor,
+        x: torch.Tensor,
+        w_in: torch.Tensor,
+        w_out: torch.Tensor,
+        logits: torch.Tensor,
+        leaves: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gradients of x, w_in, b_in and w_out."""
+
+
+@functools.cache
+def load_backend(name: str) -> Backend:
+    """Import a backend by its name. Raises `ConfigError` for an unknown one, listing the known ones."""
+    if name not in _MODULES:
+        raise ConfigError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+    module: Any = importlib.import_module(_MODULES[name])
+    backend: Backend = module
+    return backend
+
+
+def resolve_backend(name: str, device: torch.device) -> str:
+    """The backend that runs tensors on `device`: `auto` takes the fastest usable one, never failing.
+
+    Raises `BackendError` when the named backend cannot run there.
+    """
+    if name == "auto":
+        preferred = {"cpu": "numba", "cuda": "cuda"}.get(device.type)
+        return preferred if preferred and not _unavailable(preferred, device) else "reference"
+    if reason := _unavailable(name, device):
+        raise BackendError(reason)
+    return name
+
+
+@functools.cache
+def _unavailable(name: str, device: torch.device) -> str | None:
+    return load_backend(name).unavailable(device)
+
+
+def cmm(
+    x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str = "auto"
+) -> torch.Tensor:
+    """y = sum over the visited nodes of gelu(x . w_in[node] + b_in[node]) * w_out[node].
+
+    x (..., H), w_in and w_out (P, N, H), b_in (P, N); returns the shape and dtype of x. Differentiable in
+    all four; the descent itself has no gradient. Raises `ConfigError` for shapes that do not fit and
+    `BackendError` for a backend that cannot run on x's device.
+    """
+    trees, nodes, hidden = w_in.shape
+    if x.shape[-1:] != (hidden,) or w_out.shape != w_in.shape or b_in.shape != (trees, nodes):
+        raise ConfigError(
+            f"shapes do not fit: x {tuple(x.shape)}, w_in {tuple(w_in.shape)}, b_in {tuple(b_in.shape)}, "
+            f"w_out {tuple(w_out.shape)}; x must end in the hidden size {hidden}"
+        )
+    if nodes < 1 or (nodes + 1) & nodes:
+        raise ConfigError(f"w_in has {nodes} nodes a tree; a balanced tree has 2^(depth+1) - 1")
+    chosen = resolve_backend(backend, x.device)
+    y, _, _ = torch.ops.ufbert.cmm(x.reshape(-1, hidden), w_in, b_in, w_out, chosen)
+    result: torch.Tensor = y.reshape(x.shape)
+    return result
+
+
+def _common_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    """The dtype the walk computes in: float64 if any operand has it, float32 otherwise.
+
+    Reduced-precision operands are widened, so that a decision at a node does not hang on their rounding.
+    """
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+@torch.library.custom_op("ufbert::cmm", mutates_args=())
+def _cmm(
+    x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    dtype = _common_dtype(x, w_in, b_in, w_out)
+    operands = [t.detach().to(dtype).contiguous() for t in (x, w_in, b_in, w_out)]
+    y, logits, leaves = load_backend(backend).forward(*operands)
+    return y.to(x.dtype), logits, leaves
+
+
+@_cmm.register_fake
+def _(
+    x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    trees, nodes, _ = w_in.shape
+    levels = visited_count(nodes.bit_length() - 1)
+    dtype = _common_dtype(x, w_in, b_in, w_out)
+    return (
+        x.new_empty(x.shape),
+        x.new_empty((x.shape[0], trees, levels), dtype=dtype),
+        x.new_empty((x.shape[0], trees), dtype=torch.int64),
+    )
+
+
+@torch.library.custom_op("ufbert::cmm_backward", mutates_args=())
+def _cmm_backward(
+    grad_y: torch.Tensor,
+    x: torch.Tensor,
+    w_in: torch.Tensor,
+    b_in: torch.Tensor,
+    w_out: torch.Tensor,
+    logits: torch.Tensor,
+    leaves: torch.Tensor,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    operands = [t.detach().to(logits.dtype).contiguous() for t in (grad_y, x, w_in, w_out)]
+    gradients = load_backend(backend).backward(*operands, logits, leaves)
+    grad_x, grad_w_in, grad_b_in, grad_w_out = (
+        g.to(t.dtype) for g, t in zip(gradients, (x, w_in, b_in, w_out), strict=True)
+    )
+    return grad_x, grad_w_in, grad_b_in, grad_w_out
+
+
+@_cmm_backward.register_fake
+def _(
+    grad_y: torch.Tensor,
+    x: torch.Tensor,
+    w_in: torch.Tensor,
+    b_in: torch.Tensor,
+    w_out: torch.Tensor,
+    logits: torch.Tensor,
+    leaves: torch.Tensor,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        x.new_empty(x.shape),
+        w_in.new_empty(w_in.shape),
+        b_in.new_empty(b_in.shape),
+        w_out.new_empty(w_out.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    x, w_in, b_in, w_out, backend = inputs
+    _, logits, leaves = output
+    ctx.mark_non_differentiable(logits, leaves)
+    ctx.save_for_backward(x, w_in, b_in, w_out, logits, leaves)
+    ctx.backend = backend
+
+
+def _differentiate(ctx: Any, grad_y: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    gradients = torch.ops.ufbert.cmm_backward(grad_y, *ctx.saved_tensors, ctx.backend)
+    return (*gradients, None)
+
+
+_cmm.register_autograd(_differentiate, setup_context=_setup_context)
