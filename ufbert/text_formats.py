@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -85,7 +86,8 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise DataError(
                 f"{path}:{number + 1}: damaged zstd data ({error}); fetch the file again"
             ) from error
-        raise DataError(f"{display_name(path)}: cannot be read: {error.strerror or error}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DataError(f"{display_name(path)}: cannot be read: {reason}") from error
 
 
 def _decode(path: Path, number: int, line: bytes) -> str | DataError:
@@ -255,7 +257,7 @@ def read_parquet(path: Path, wanted: list[str] | None, needed: list[str]) -> Ite
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not a readable parquet file ({reason}); fetch or write it again") from error
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read: {reason}") from error
 
 
