@@ -1,0 +1,47 @@
+"""The README.md of a checkpoint folder: what the model is, where it comes from, what was measured."""
+
+from __future__ import annotations
+
+from .config import UltraFastBertConfig
+
+__all__ = ["model_card"]
+
+
+def model_card(
+    config: UltraFastBertConfig, *, title: str, origin: str, figures: dict[str, str], command: str
+) -> str:
+    """Markdown with Hugging Face's front matter.
+
+    `origin` is a sentence on the weights' source, `figures` measured quantity -> value with its unit,
+    `command` the command line that made the model.
+    """
+    if config.feedforward == "fff":
+        layer = (
+            f"{config.trees} tree(s) of depth {config.depth}: a token uses {config.neurons_used:,} of "
+            f"{config.neurons_available:,} neurons per layer"
+        )
+    else:
+        layer = f"dense, {config.intermediate_size:,} neurons per layer"
+    rows = {
+        "layers x hidden size": f"{config.num_hidden_layers} x {config.hidden_size}",
+        "attention heads": str(config.num_attention_heads),
+        "feedforward": layer,
+        "vocabulary": f"{config.vocab_size:,}",
+        "longest sequence": f"{config.max_position_embeddings} tokens",
+    }
+    if config.problem_type == "single_label_classification":
+        rows["classes"] = ", ".join(config.label_names)
+    task = {
+        "UltraFastBertForMaskedLM": "fill-mask",
+        "UltraFastBertForSequenceClassification": "text-classification",
+    }.get(config.architectures[0] if config.architectures else "", "feature-extraction")
+    measured = _table("measured", figures) if figures else "No figure was measured for this checkpoint.\n"
+    return (
+        f"---\nlibrary_name: ufbert\npipeline_tag: {task}\n---\n\n# {title}\n\n{origin}\n\nMade by:\n\n"
+        f"```bash\n{command}\n```\n\n## Model\n\n{_table('property', rows)}\n## Figures\n\n{measured}"
+    )
+
+
+def _table(head: str, rows: dict[str, str]) -> str:
+    lines = [f"| {head} | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items())]
+    return "\n".join(lines) + "\n"
