@@ -26,13 +26,11 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     Bounds are unchecked in the kernel, so the wrappers check shapes before every call.
     """
     _kernels.add(function.__qualname__)
-    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")(
-        function
-    )
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")(function)
     return compiled
 
 
-class _Announcer(event.Listener):  # type: ignore[misc]
+class _Announcer(event.Listener):
     """Says once that kernels are being compiled. Numba fires the event only when its disk cache misses."""
 
     def __init__(self) -> None:

@@ -90,9 +90,7 @@ def backward(
     def per_token(chunk: int) -> None:
         start = chunk * TOKENS_PER_CHUNK
         stop = min(start + TOKENS_PER_CHUNK, tokens)
-        token_gradients(
-            grad_y, w_in, w_out, logits, leaves, grad_x, activations, grad_logits, start, stop
-        )
+        token_gradients(grad_y, w_in, w_out, logits, leaves, grad_x, activations, grad_logits, start, stop)
 
     run_chunks(per_token, -(-tokens // TOKENS_PER_CHUNK), threads)
     grad_w_in = np.zeros_like(w_in)

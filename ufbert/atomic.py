@@ -127,9 +127,7 @@ def _exchange(first: Path, second: Path) -> bool:
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
-    result: int = renameat2(
-        at_current_folder, os.fsencode(first), at_current_folder, os.fsencode(second), exchange
-    )
+    result: int = renameat2(at_current_folder, os.fsencode(first), at_current_folder, os.fsencode(second), exchange)
     return result == 0
 
 

@@ -197,7 +197,7 @@ class PretrainedModel(nn.Module):
         for module in self.modules():
             if isinstance(module, Embeddings):
                 module.fill_positions()
-            own = [p for p in module.parameters(recurse=False)]
+            own = list(module.parameters(recurse=False))
             if own and all(p.is_meta for p in own):
                 module.to_empty(device="cpu", recurse=False)
                 module.to(dtype)

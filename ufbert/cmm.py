@@ -94,8 +94,7 @@ def cmm(
         )
     if nodes < 1 or (nodes + 1) & nodes:
         raise ConfigError(f"w_in has {nodes} nodes a tree; a balanced tree has 2^(depth+1) - 1")
-    chosen = resolve_backend(backend, x.device)
-    y, _, _ = torch.ops.ufbert.cmm(x.reshape(-1, hidden), w_in, b_in, w_out, chosen)
+    y, _, _ = torch.ops.ufbert.cmm(x.reshape(-1, hidden), w_in, b_in, w_out, backend)
     result: torch.Tensor = y.reshape(x.shape)
     return result
 
@@ -108,13 +107,23 @@ def _common_dtype(*tensors: torch.Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def _operands(
+    dtype: torch.dtype, first: torch.Tensor, second: torch.Tensor, third: torch.Tensor, fourth: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The four as a backend takes them; nothing is copied that has the type and layout already."""
+    a, b, c, d = (t.detach().to(dtype).contiguous() for t in (first, second, third, fourth))
+    return a, b, c, d
+
+
 @torch.library.custom_op("ufbert::cmm", mutates_args=())
 def _cmm(
     x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     dtype = _common_dtype(x, w_in, b_in, w_out)
-    operands = [t.detach().to(dtype).contiguous() for t in (x, w_in, b_in, w_out)]
-    y, logits, leaves = load_backend(backend).forward(*operands)
+    # The choice is made here, inside the operator, so that compiled graphs hold no trace of it.
+    y, logits, leaves = load_backend(resolve_backend(backend, x.device)).forward(
+        *_operands(dtype, x, w_in, b_in, w_out)
+    )
     return y.to(x.dtype), logits, leaves
 
 
@@ -143,8 +152,8 @@ def _cmm_backward(
     leaves: torch.Tensor,
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    operands = [t.detach().to(logits.dtype).contiguous() for t in (grad_y, x, w_in, w_out)]
-    gradients = load_backend(backend).backward(*operands, logits, leaves)
+    chosen = load_backend(resolve_backend(backend, x.device))
+    gradients = chosen.backward(*_operands(logits.dtype, grad_y, x, w_in, w_out), logits, leaves)
     grad_x, grad_w_in, grad_b_in, grad_w_out = (
         g.to(t.dtype) for g, t in zip(gradients, (x, w_in, b_in, w_out), strict=True)
     )

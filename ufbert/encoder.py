@@ -43,9 +43,7 @@ def sinusoids(length: int, hidden_size: int) -> torch.Tensor:
     Source: Vaswani et al. 2017, section 3.5.
     """
     position = torch.arange(length, dtype=torch.float32)[:, None]
-    frequency = torch.exp(
-        torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10000.0) / hidden_size)
-    )
+    frequency = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10000.0) / hidden_size))
     table = torch.zeros(length, hidden_size)
     table[:, 0::2] = torch.sin(position * frequency)
     table[:, 1::2] = torch.cos(position * frequency[: hidden_size // 2])
@@ -144,10 +142,11 @@ class Layer(nn.Module):
         """x (B, T, H), mask (B, 1, 1, T) or None -> (B, T, H)."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), mask))
-            return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
-        y: torch.Tensor = self.feedforward_norm(x + self.dropout(self.feedforward(x)))
-        return y
+            x = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        else:
+            x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
+            x = self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+        return x
 
 
 class UltraFastBertModel(PretrainedModel):
@@ -157,9 +156,7 @@ class UltraFastBertModel(PretrainedModel):
         super().__init__(config)
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.final_norm = (
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.final_norm else None
-        )
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.final_norm else None
         self.apply(self.initialize)
 
     def encode(
@@ -181,7 +178,8 @@ class UltraFastBertModel(PretrainedModel):
         x = self.embeddings(input_ids, token_type_ids)
         for layer in self.layers:
             x = layer(x, mask)
-        return x if self.final_norm is None else self.final_norm(x)
+        result: torch.Tensor = x if self.final_norm is None else self.final_norm(x)
+        return result
 
     def forward(
         self,

@@ -46,9 +46,7 @@ class FFF(nn.Module):
         self.w_in = nn.Parameter(torch.empty(trees, nodes, hidden_size, device=device, dtype=dtype))
         self.b_in = nn.Parameter(torch.empty(trees, nodes, device=device, dtype=dtype))
         self.w_out = nn.Parameter(torch.empty(trees, nodes, hidden_size, device=device, dtype=dtype))
-        self.b_out = (
-            nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if output_bias else None
-        )
+        self.b_out = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if output_bias else None
         self.reset_parameters()
 
     @property
@@ -88,15 +86,13 @@ class FFF(nn.Module):
         )
 
 
-def masked_dense_fff(
-    x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor
-) -> torch.Tensor:
+def masked_dense_fff(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
     """The definition by autograd alone: all neurons, masked to the path; x (tokens, H) -> (tokens, H).
 
     This is what the paper's training code computes. It shares no backward with the operator, so tests hold
     the gradients of every backend against it.
     """
     trees, nodes, hidden = w_in.shape
-    logits = (x @ w_in.reshape(-1, hidden).T + b_in.reshape(-1)).reshape(-1, trees, nodes)
+    logits = (x @ w_in.reshape(-1, hidden).T + b_in.reshape(-1)).reshape(x.shape[0], trees, nodes)
     mask = torch.zeros_like(logits).scatter(2, paths(logits.detach()), 1.0)
-    return (F.gelu(logits) * mask).reshape(x.shape[0], -1) @ w_out.reshape(-1, hidden)
+    return (F.gelu(logits) * mask).reshape(x.shape[0], trees * nodes) @ w_out.reshape(-1, hidden)

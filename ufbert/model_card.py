@@ -7,9 +7,7 @@ from .config import UltraFastBertConfig
 __all__ = ["model_card"]
 
 
-def model_card(
-    config: UltraFastBertConfig, *, title: str, origin: str, figures: dict[str, str], command: str
-) -> str:
+def model_card(config: UltraFastBertConfig, *, title: str, origin: str, figures: dict[str, str], command: str) -> str:
     """Markdown with Hugging Face's front matter.
 
     `origin` is a sentence on the weights' source, `figures` measured quantity -> value with its unit,

@@ -32,7 +32,7 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """All logits as a dense product, then only the path's activations survive."""
     trees, nodes, hidden = w_in.shape
-    logits_all = (x @ w_in.reshape(-1, hidden).T + b_in.reshape(-1)).reshape(-1, trees, nodes)
+    logits_all = (x @ w_in.reshape(-1, hidden).T + b_in.reshape(-1)).reshape(x.shape[0], trees, nodes)
     path = paths(logits_all)
     logits = logits_all.gather(2, path)
     y = _scatter(F.gelu(logits), path, nodes) @ w_out.reshape(-1, hidden)
@@ -51,7 +51,7 @@ def backward(
     trees, nodes, hidden = w_in.shape
     path = _ancestors(leaves, nodes.bit_length())
     activations = _scatter(F.gelu(logits), path, nodes)
-    grad_activations = (grad_y @ w_out.reshape(-1, hidden).T).reshape(-1, trees, nodes).gather(2, path)
+    grad_activations = (grad_y @ w_out.reshape(-1, hidden).T).reshape(len(leaves), trees, nodes).gather(2, path)
     grad_logits = _scatter(torch.ops.aten.gelu_backward(grad_activations, logits), path, nodes)
     return (
         grad_logits @ w_in.reshape(-1, hidden),
