@@ -1,0 +1,98 @@
+"""`ufbert pretrain`: a masked language model from text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["pretrain"]
+
+
+def pretrain(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT]...", help="Corpora, the same as --corpus; what the shell makes of a glob."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--corpus",
+            metavar="PATH|GLOB|hub:NAME|embedded",
+            help="Training text: txt, jsonl, csv, parquet (also .gz, .zst), a folder, a glob, a hub data set, "
+            "or the English that Python ships. May be repeated.  [default: embedded]",
+        ),
+    ] = None,
+    validation_corpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|GLOB|hub:NAME", help="Held-out text; else a share of the corpus's documents is held out."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="A ready tokenizer's folder or file; else one is trained on the corpus."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the run; must not exist.  [default: the next free of runs/pretrain, runs/pretrain-2, ...]"
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="End after so many optimiser steps, ...")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="... or after so many tokens, ...")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="... or after a time such as 90s, 20m, 24h.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out (without --out: the latest in runs/).")
+    ] = False,
+    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order and masks.")] = None,
+    plot: Annotated[
+        bool | None,
+        typer.Option(
+            "--plot/--no-plot", help="Draw the loss curve, loss.png.  [default: if matplotlib is installed]"
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of ufbert.toml. May be repeated."),
+    ] = None,
+) -> None:
+    """Pretrain a masked language model on text; without options, a small one on Python's own English.
+
+    Writes a checkpoint folder that the other commands read, with the training state beside the weights.
+    Ctrl-C saves before it stops; --resume continues. Several processes: torchrun -m ufbert pretrain ...
+    """
+    from ufbert.pretraining import pretrain as run
+    from ufbert.pretraining import report_lines
+    from ufbert.reporting import note, show_log
+    from ufbert.run_folder import plan_run
+
+    show_log()
+    corpora = [*(corpus or []), *(texts or [])]
+    options = {
+        "data.corpus": ",".join(corpora) or None,
+        "data.validation_corpus": validation_corpus,
+        "data.tokenizer": tokenizer,
+        "training.steps": steps,
+        "training.tokens": tokens,
+        "training.budget": budget,
+        "training.device": device,
+        "training.seed": seed,
+    }
+    plan = plan_run(out, resume=resume, config=config, overrides=set_ or [], options=options)
+    report = run(plan, plot=plot)
+    for line in report_lines(report):
+        note(line)
+    if report.interrupted:
+        raise typer.Exit(130)
