@@ -1,272 +1,206 @@
-"""What a run is: the settings of `ufbert.toml`, their defaults, and how files and options change them.
+"""The settings of a run from TOML files and options, checked key by key; and back to TOML.
 
-Precedence: command line > `--config` file > `./ufbert.toml` > the defaults here, which the repository's
-`ufbert.toml` repeats. The default model is a small one, so that a run without arguments ends in minutes;
-`recipes/crammed-1x11.toml` is the paper's.
+Precedence: command line > `--config` file > `./ufbert.toml` > the defaults, which the repository's
+`ufbert.toml` repeats. Every error names the file and line, or the option, that it comes from.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import types
 import typing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import UltraFastBertConfig
 from .errors import ConfigError
+from .sections import (
+    ENDS,
+    DataSettings,
+    FinetuningSettings,
+    Settings,
+    TrainingSettings,
+    parse_duration,
+    small_model,
+)
 
-__all__ = ["DataSettings", "FinetuningSettings", "Settings", "TrainingSettings", "load_settings"]
+__all__ = [
+    "DataSettings",
+    "FinetuningSettings",
+    "Settings",
+    "TrainingSettings",
+    "differences",
+    "load_settings",
+    "parse_duration",
+    "settings_from_dict",
+    "settings_to_dict",
+    "settings_to_toml",
+    "small_model",
+]
 
 DEFAULT_FILE = Path("ufbert.toml")
 
-
-def small_model() -> UltraFastBertConfig:
-    """The model of a run without arguments: 4 layers of 256, one tree of depth 7 (8 of 255 neurons used)."""
-    return UltraFastBertConfig(
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        depth=7,
-        intermediate_size=1024,
-        architectures=("UltraFastBertForMaskedLM",),
-    )
+Where = Callable[[str], str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Where the text comes from and how it becomes token blocks."""
+def load_settings(
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+    base: Settings | None = None,
+) -> Settings:
+    """The defaults, changed by `./ufbert.toml`, then by the file `config`, then by the command line.
 
-    corpus: str = "embedded"
-    """File, glob, folder, comma-separated list of them, `hub:NAME`, or `embedded`."""
-    validation_corpus: str = ""
-    """The same for the held-out text; empty takes `validation_fraction` of the corpus's documents."""
-    validation_fraction: float = 0.02
-    """Share of the documents held out when `validation_corpus` is empty."""
-    text_column: str = "text"
-    """Column or key of the text in jsonl, csv, parquet and hub data."""
-    streaming: bool = False
-    """Read a hub data set as a stream, without storing it."""
-    max_documents: int = 0
-    """Stop after so many documents; 0 reads all."""
-    tokenizer: str = ""
-    """Folder or file of a ready tokenizer; empty trains a WordPiece one of `model.vocab_size` entries."""
-    lowercase: bool = True
-    """Lowercase and strip accents before a new tokenizer splits words."""
-    min_frequency: int = 10
-    """A new tokenizer makes no entry of a piece seen less often, so a small corpus gives a small vocabulary."""
-    sequence_length: int = 128
-    """Tokens in a packed block."""
-    max_tokens_per_character: float = 0.0
-    """Drop documents with more tokens per character than this; 0 keeps all. The paper's recipe has 0.25."""
-    workers: int = 0
-    """Processes that tokenise; 0 takes all cores."""
-    cache_dir: str = ""
-    """Folder of the tokenised blocks, keyed by content; empty takes `~/.cache/ufbert`."""
+    `overrides` are `section.key=value` strings; their values are TOML (`model.depth=7`,
+    `data.lowercase=false`), and a bare word is a string. `options` maps `section.key` to the value of an
+    option of the same name (`training.steps` is --steps); None stands for an option that was not given.
+    With `base`, its values take the place of the defaults and of `./ufbert.toml`.
 
-    def __post_init__(self) -> None:
-        if not self.corpus:
-            raise ConfigError("data.corpus is empty; give a path, a glob, hub:NAME or embedded")
-        _in_range("data.validation_fraction", self.validation_fraction, 0.0, 0.5)
-        _at_least("data.sequence_length", self.sequence_length, 8)
-        _at_least("data.min_frequency", self.min_frequency, 1)
-        _at_least("data.max_documents", self.max_documents, 0)
-        _at_least("data.workers", self.workers, 0)
-        _at_least("data.max_tokens_per_character", self.max_tokens_per_character, 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """The pretraining recipe. Exactly one of `steps`, `tokens` and `budget` says when it ends."""
-
-    steps: int = 0
-    """Optimiser steps of the run; 0 leaves the end to `tokens` or `budget`."""
-    tokens: int = 0
-    """Tokens of the run; 0 leaves the end to `steps` or `budget`."""
-    budget: str = "90s"
-    """Wall-clock time of the run (`90s`, `20m`, `24h`); empty leaves the end to `steps` or `tokens`."""
-    batch_size: int = 64
-    """Sequences of an optimiser step once the ramp is over. The paper's recipe has 8,192."""
-    micro_batch_size: int = 32
-    """Sequences of one forward and backward pass; the first step of the ramp has one of them."""
-    batch_ramp_fraction: float = 0.6
-    """Share of the run over which the batch grows linearly to `batch_size`."""
-    peak_learning_rate: float = 1e-3
-    """Top of the triangle."""
-    initial_learning_rate_fraction: float = 0.25
-    """Learning rate at the start, as a share of the peak."""
-    peak_fraction: float = 0.75
-    """Share of the run at which the learning rate peaks; from there it falls linearly to 0."""
-    weight_decay: float = 0.01
-    """AdamW's decay of everything but norms and biases."""
-    adam_beta1: float = 0.9
-    """AdamW."""
-    adam_beta2: float = 0.98
-    """AdamW."""
-    adam_epsilon: float = 1e-12
-    """AdamW."""
-    gradient_clip: float = 0.5
-    """Largest norm of the whole gradient."""
-    mlm_probability: float = 0.25
-    """Share of the positions that are predicted, the same number in every sequence."""
-    dropout: float = 0.0
-    """Dropout in pretraining; the paper has none."""
-    precision: str = "auto"
-    """`float32`, `bfloat16` (autocast) or `auto`, which takes bfloat16 where the processor is faster with it."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
-    seed: int = 0
-    """Seed of initialisation, order and masking."""
-    save_every: str = "10m"
-    """Wall-clock time between checkpoints."""
-    evaluate_every: str = "1m"
-    """Wall-clock time between measurements of the held-out loss."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "tokens"):
-            _at_least(f"training.{name}", getattr(self, name), 0)
-        if sum(map(bool, (self.steps, self.tokens, self.budget))) != 1:
-            raise ConfigError(
-                f"exactly one of training.steps ({self.steps}), training.tokens ({self.tokens}) and "
-                f"training.budget ({self.budget!r}) must be set"
-            )
-        for name in ("budget", "save_every", "evaluate_every"):
-            if getattr(self, name):
-                parse_duration(getattr(self, name), f"training.{name}")
-        _at_least("training.batch_size", self.batch_size, 1)
-        _at_least("training.micro_batch_size", self.micro_batch_size, 1)
-        _at_least("training.peak_learning_rate", self.peak_learning_rate, 0)
-        _at_least("training.weight_decay", self.weight_decay, 0)
-        _at_least("training.gradient_clip", self.gradient_clip, 0)
-        _in_range("training.batch_ramp_fraction", self.batch_ramp_fraction, 0.0, 1.0)
-        _in_range("training.initial_learning_rate_fraction", self.initial_learning_rate_fraction, 0.0, 1.0)
-        _in_range("training.peak_fraction", self.peak_fraction, 0.0, 1.0)
-        _in_range("training.mlm_probability", self.mlm_probability, 0.01, 0.99)
-        _in_range("training.dropout", self.dropout, 0.0, 0.99)
-        _one_of("training.precision", self.precision, ("auto", "float32", "bfloat16"))
-        _one_of("training.device", self.device, ("auto", "cpu", "cuda"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuningSettings:
-    """The finetuning recipe, the same for every task."""
-
-    epochs: int = 5
-    """Passes over the training rows."""
-    batch_size: int = 16
-    """Rows of an optimiser step."""
-    learning_rate: float = 4e-5
-    """Peak learning rate."""
-    warmup_fraction: float = 0.1
-    """Share of the steps over which the learning rate rises from 0."""
-    schedule: str = "cosine"
-    """Decay after the warm-up: `cosine`, `linear` or `constant`."""
-    weight_decay: float = 0.0
-    """AdamW's decay."""
-    adam_beta1: float = 0.9
-    """AdamW."""
-    adam_beta2: float = 0.98
-    """AdamW."""
-    adam_epsilon: float = 1e-6
-    """AdamW."""
-    gradient_clip: float = 0.0
-    """Largest norm of the whole gradient; 0 does not clip."""
-    dropout: float = 0.1
-    """Dropout of encoder and head."""
-    pooling: str = "mean"
-    """What the head reads: the `first` token or the `mean`."""
-    max_length: int = 128
-    """Tokens of a row, both sentences and special tokens included; longer ones are cut."""
-    keep: str = "best"
-    """The checkpoint saved at the end: the `best` epoch by the task's metric, or the `last`."""
-    precision: str = "auto"
-    """`float32`, `bfloat16` (autocast) or `auto`."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
-    seed: int = 0
-    """Seed of the head's initialisation, the order and dropout."""
-
-    def __post_init__(self) -> None:
-        _at_least("finetuning.epochs", self.epochs, 1)
-        _at_least("finetuning.batch_size", self.batch_size, 1)
-        _at_least("finetuning.learning_rate", self.learning_rate, 0)
-        _at_least("finetuning.gradient_clip", self.gradient_clip, 0)
-        _at_least("finetuning.weight_decay", self.weight_decay, 0)
-        _at_least("finetuning.max_length", self.max_length, 4)
-        _in_range("finetuning.warmup_fraction", self.warmup_fraction, 0.0, 1.0)
-        _in_range("finetuning.dropout", self.dropout, 0.0, 0.99)
-        _one_of("finetuning.schedule", self.schedule, ("cosine", "linear", "constant"))
-        _one_of("finetuning.pooling", self.pooling, ("first", "mean"))
-        _one_of("finetuning.keep", self.keep, ("best", "last"))
-        _one_of("finetuning.precision", self.precision, ("auto", "float32", "bfloat16"))
-        _one_of("finetuning.device", self.device, ("auto", "cpu", "cuda"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """All sections of `ufbert.toml`."""
-
-    model: UltraFastBertConfig = field(default_factory=small_model)
-    data: DataSettings = field(default_factory=DataSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    finetuning: FinetuningSettings = field(default_factory=FinetuningSettings)
-
-    def __post_init__(self) -> None:
-        if self.data.sequence_length > self.model.max_position_embeddings:
-            raise ConfigError(
-                f"data.sequence_length ({self.data.sequence_length}) is above "
-                f"model.max_position_embeddings ({self.model.max_position_embeddings})"
-            )
-
-
-def parse_duration(text: str, name: str = "duration") -> float:
-    """Seconds of `90s`, `20m`, `24h`, `1.5h` or `2d`. Raises `ConfigError` naming the setting `name`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
-    if not match or float(match[1]) <= 0:
-        raise ConfigError(f"{name} must be a time such as 90s, 20m, 24h or 2d, not {text!r}")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def load_settings(config: Path | None = None, overrides: list[str] | None = None) -> Settings:
-    """The defaults, changed by `./ufbert.toml`, then by the file `config`, then by `section.key=value` strings.
-
-    Values of overrides are TOML (`model.depth=7`, `data.lowercase=false`); a bare word is a string.
-    Setting one of training.steps, .tokens and .budget clears the two others of lower precedence.
-    Raises `ConfigError` naming file and line (or the override) for anything unknown or of the wrong type.
+    Setting one of training.steps, .tokens and .budget clears the others where they come from a lower level.
+    Raises `ConfigError` naming file and line (or the option) of anything unknown, of the wrong type, or out
+    of range.
     """
-    sections: dict[str, dict[str, Any]] = {f.name: {} for f in dataclasses.fields(Settings)}
     if config is not None and not config.is_file():
         raise ConfigError(f"{config}: no such file; --config takes a TOML file such as ufbert.toml")
-    for path in (DEFAULT_FILE if DEFAULT_FILE.is_file() else None, config):
+    laid = _Layers(Settings() if base is None else base)
+    for path in (DEFAULT_FILE if base is None and DEFAULT_FILE.is_file() else None, config):
         if path is not None:
-            _merge(sections, _read_toml(path), lambda key, path=path: _locate(path, key))
-    for override in overrides or []:
-        _merge(sections, _parse_override(override), lambda key, o=override: f"--set {o}")
-    default = Settings()
-    return Settings(
-        model=default.model.replace(**sections["model"]),
-        data=dataclasses.replace(default.data, **sections["data"]),
-        training=dataclasses.replace(default.training, **sections["training"]),
-        finetuning=dataclasses.replace(default.finetuning, **sections["finetuning"]),
-    )
+            text = _read_text(path)
+            laid.lay(_parse(text, path), _finder(text, path))
+    # One level: an option does not outrank --set, so two ends among them are a contradiction.
+    given: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    named = ((k, v, f"--{k.partition('.')[2].replace('_', '-')}") for k, v in (options or {}).items())
+    for key, value, origin in (*(_parse_override(o) for o in overrides), *named):
+        if value is None:
+            continue
+        section, _, name = key.partition(".")
+        if name in given.get(section, {}) and given[section][name] != value:
+            raise ConfigError(f"{origin}: {origins[key]} gives {key} another value")
+        given.setdefault(section, {})[name] = value
+        origins[key] = origin
+        origins.setdefault(section, origin)
+    laid.lay(given, lambda key: origins.get(key, "the command line"))
+    return laid.settings()
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    import tomli
+def settings_to_dict(settings: Settings) -> dict[str, dict[str, Any]]:
+    """All sections as plain values that JSON can hold."""
+    values: dict[str, dict[str, Any]] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return values
 
+
+def settings_from_dict(values: Mapping[str, Mapping[str, Any]], source: str) -> Settings:
+    """Read what `settings_to_dict` made; what is absent has its default. `source` is for errors."""
+    laid = _Layers(Settings())
+    laid.lay({s: {k: v for k, v in keys.items() if v is not None} for s, keys in values.items()}, lambda key: source)
+    return laid.settings()
+
+
+def settings_to_toml(settings: Settings) -> str:
+    """A file that `load_settings` reads back to equal settings."""
+    lines = []
+    for section, values in settings_to_dict(settings).items():
+        lines += ["", f"[{section}]"]
+        # A JSON string, number or list of those is TOML too.
+        lines += [f"{k} = {_to_toml(v)}" for k, v in values.items() if v is not None]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
+    """`section.key` -> (old, new) of every setting that is not the same."""
+    before, after = settings_to_dict(old), settings_to_dict(new)
+    return {
+        f"{section}.{key}": (value, after[section][key])
+        for section, values in before.items()
+        for key, value in values.items()
+        if value != after[section][key]
+    }
+
+
+class _Layers:
+    """Values by section, the later ones over the earlier ones, each with the place it comes from."""
+
+    def __init__(self, base: Settings) -> None:
+        self.base = base
+        self.values: dict[str, dict[str, Any]] = {f.name: {} for f in dataclasses.fields(Settings)}
+        self.origins: dict[str, str] = {}
+
+    def lay(self, layer: Mapping[str, Any], where: Where) -> None:
+        """Check `layer` against the dataclasses and put it on top; `where(key)` places a key."""
+        for section, values in layer.items():
+            if section not in self.values:
+                known = ", ".join(self.values)
+                raise ConfigError(f"{where(section)}: unknown section {section!r}; known: {known}")
+            if not isinstance(values, Mapping):
+                raise ConfigError(f"{where(section)}: {section} must be a table [{section}]")
+            hints = typing.get_type_hints(type(getattr(self.base, section)))
+            for name, value in values.items():
+                key = f"{section}.{name}"
+                if name not in hints:
+                    raise ConfigError(f"{where(key)}: unknown key {key}{_suggestion(name, hints)}")
+                self.values[section][name] = _typed(value, hints[name], f"{where(key)}: {key}")
+                self.origins[key] = where(key)
+            if section == "training":
+                self._settle_end({name for name in ENDS if values.get(name)}, where)
+
+    def _settle_end(self, ends: set[str], where: Where) -> None:
+        if len(ends) > 1:
+            names = " and ".join(f"training.{name}" for name in ENDS if name in ends)
+            first = next(name for name in ENDS if name in ends)
+            raise ConfigError(f"{where(f'training.{first}')}: {names} both say when the run ends; set one of them")
+        if ends:
+            for name, nothing in ENDS.items():
+                if name not in ends:
+                    self.values["training"][name] = nothing
+
+    def settings(self) -> Settings:
+        """The dataclasses, whose own checks run here."""
+        sections = {}
+        for section, values in self.values.items():
+            try:
+                sections[section] = dataclasses.replace(getattr(self.base, section), **values)
+            except ConfigError as error:
+                raise ConfigError(self._place(section, str(error))) from error
+        try:
+            return Settings(**sections)
+        except ConfigError as error:
+            raise ConfigError(self._place("", str(error))) from error
+
+    def _place(self, section: str, text: str) -> str:
+        """The text with the origin of the first setting in it that a file or option has set."""
+        mentioned = re.findall(r"[a-z][a-z0-9_.]*", text)
+        for word in mentioned:
+            for key in (word, f"{section}.{word}"):
+                if key in self.origins:
+                    return f"{self.origins[key]}: {text}"
+        return text
+
+
+def _read_text(path: Path) -> str:
     try:
-        return tomli.loads(path.read_text(encoding="utf-8"))
-    except tomli.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from error
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    import tomli
+
+    try:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        line = f":{error.lineno}" if getattr(error, "lineno", None) else ""
+        raise ConfigError(f"{path}{line}: not valid TOML: {getattr(error, 'msg', error)}") from error
+
+
+def _parse_override(override: str) -> tuple[str, Any, str]:
+    """(section.key, value, origin) of one --set."""
     import tomli
 
     key, equals, value = override.partition("=")
@@ -277,46 +211,30 @@ def _parse_override(override: str) -> dict[str, Any]:
         parsed = tomli.loads(f"v = {value}")["v"]
     except tomli.TOMLDecodeError:
         parsed = value.strip()
-    return {section: {name: parsed}}
+    return f"{section}.{name}", parsed, f"--set {override}"
 
 
-def _locate(path: Path, key: str) -> str:
-    """`file:line` of the last component of a dotted key; the parser keeps no positions."""
-    section, _, name = key.rpartition(".")
-    current = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if header := re.match(r"\s*\[([^\]]+)\]", line):
-            current = header[1].strip()
-            if not section and current == name:
-                return f"{path}:{number}"
-        elif current == section and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
-            return f"{path}:{number}"
-    return str(path)
+def _finder(text: str, path: Path) -> Where:
+    """`file:line` of a dotted key, or the file alone; the parser keeps no positions."""
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+([^\]]+)\]", line):
+            table = header[1].strip()
+            lines.setdefault(table, number)
+        elif pair := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
+            name = re.sub(r"[\"' ]", "", pair[1])
+            lines.setdefault(f"{table}.{name}" if table else name, number)
+
+    def where(key: str) -> str:
+        section = key.partition(".")[0]
+        number = lines.get(key, lines.get(section))
+        return f"{path}:{number}" if number else str(path)
+
+    return where
 
 
-def _merge(sections: dict[str, dict[str, Any]], new: dict[str, Any], where: Any) -> None:
-    """Check `new` against the dataclasses and lay it over `sections`; `where(key)` places an error."""
-    defaults = Settings()
-    for section, values in new.items():
-        if section not in sections:
-            raise ConfigError(f"{where(section)}: unknown section {section!r}; known: {', '.join(sections)}")
-        if not isinstance(values, dict):
-            raise ConfigError(f"{where(section)}: {section} must be a table [{section}]")
-        cls = type(getattr(defaults, section))
-        hints = typing.get_type_hints(cls)
-        for name, value in values.items():
-            if name not in hints:
-                raise ConfigError(
-                    f"{where(f'{section}.{name}')}: unknown key {section}.{name}{_suggestion(name, hints)}"
-                )
-            sections[section][name] = _typed(value, hints[name], f"{where(f'{section}.{name}')}: {section}.{name}")
-        if section == "training" and (ends := {"steps", "tokens", "budget"} & {k for k, v in values.items() if v}):
-            for other in {"steps", "tokens", "budget"} - set(values):
-                sections[section][other] = "" if other == "budget" else 0
-            del ends
-
-
-def _suggestion(name: str, known: typing.Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, list(known), n=1)
@@ -334,20 +252,15 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return tuple(value)
         if isinstance(value, expected) and not (expected is int and isinstance(value, bool)):
             return value
-    names = " or ".join(getattr(o, "__name__", str(o)) for o in options if o is not type(None))
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", tuple: "a list"}
+    names = " or ".join(kinds.get(typing.get_origin(o) or o, "a table") for o in options if o is not type(None))
     raise ConfigError(f"{where} must be {names}, not {value!r}")
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ConfigError(f"{name} must be at least {least}, not {value!r}")
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} must lie between {low} and {high}, not {value!r}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+def _to_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_to_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_to_toml(v) for v in value) + "]"
+    # JSON writes non-ASCII characters as surrogate pairs, which TOML does not know.
+    return json.dumps(value, ensure_ascii=False)
