@@ -1,0 +1,138 @@
+"""`ufbert finetune`: a classifier or regressor of texts from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["finetune"]
+
+
+def finetune(
+    context: typer.Context,
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="glue/NAME",
+            help="A GLUE task: cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp or mnli; or your own --train.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with the task's files, or its parent; else they come from the hub."),
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Training rows: csv, tsv, jsonl or parquet; a glob or a folder too."),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Validation rows; else --validation-fraction of --train is held out."),
+    ] = None,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of --train to hold out when there is no --validation.  [default: 0.1]"),
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the text in --train.  [default: text]")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="Column of the second text, if there is one.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label in --train.  [default: label]")] = None,
+    regression: Annotated[
+        bool | None,
+        typer.Option(
+            "--regression/--classification",
+            help="Whether labels are values or classes.  [default: values if they are numbers with a decimal point]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the result; must not exist.  [default: the next free of runs/finetune-NAME, ...-2]"
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Tokenizer folder or file, if the checkpoint has none.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.  [default: 5]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of an optimiser step.  [default: 16]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 4e-5]")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of a row; longer ones are cut.  [default: 128]")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="best|last", help="Which epoch's weights to save.  [default: best]")
+    ] = None,
+    max_train_rows: Annotated[int | None, typer.Option(min=1, help="Train on a random sample of so many rows.")] = None,
+    max_validation_rows: Annotated[
+        int | None, typer.Option(min=1, help="Validate on a random sample of so many rows.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the new head, the order, dropout and samples.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of ufbert.toml. May be repeated."),
+    ] = None,
+) -> None:
+    """Finetune CHECKPOINT on a GLUE task or on your own labelled texts, with the paper's recipe.
+
+    Writes a checkpoint folder that `ufbert infer --task classify` runs, with the figures in its README.md
+    and metrics.jsonl. The folder is brought up to date after every epoch; Ctrl-C keeps the best one so far.
+    """
+    from ufbert.finetuning import finetune as run
+    from ufbert.finetuning import plan_data
+    from ufbert.reporting import show_log
+    from ufbert.settings import load_settings
+
+    show_log()
+    options = {
+        "finetuning.epochs": epochs,
+        "finetuning.batch_size": batch_size,
+        "finetuning.learning_rate": learning_rate,
+        "finetuning.max_length": max_length,
+        "finetuning.keep": keep,
+        "finetuning.device": device,
+        "finetuning.seed": seed,
+    }
+    settings = load_settings(config, set_ or [], options=options).finetuning
+    source = plan_data(
+        task=task,
+        data=data,
+        train=train,
+        validation=validation,
+        validation_fraction=validation_fraction,
+        text_column=text_column,
+        pair_column=pair_column,
+        label_column=label_column,
+        regression=regression,
+        max_train_rows=max_train_rows,
+        max_validation_rows=max_validation_rows,
+    )
+    run(checkpoint, source, settings, out, tokenizer=tokenizer, command=command_line(context))
+
+
+def command_line(context: typer.Context) -> str:
+    """The command as it was given, for the model card."""
+    import shlex
+
+    from click.core import ParameterSource
+
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if context.get_parameter_source(parameter.name or "") != ParameterSource.COMMANDLINE:
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            for item in value if isinstance(value, list | tuple) else [value]:
+                words += [parameter.opts[0], str(item)]
+    return shlex.join(words)
