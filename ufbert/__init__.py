@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from .encoder import UltraFastBertModel
     from .fff import FFF
     from .heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
+    from .inference import Pipeline
 
 __all__ = [
     "FFF",
+    "Pipeline",
     "UltraFastBertConfig",
     "UltraFastBertForMaskedLM",
     "UltraFastBertForSequenceClassification",
@@ -31,6 +33,7 @@ _HOMES = {
     "UltraFastBertModel": "encoder",
     "UltraFastBertForMaskedLM": "heads",
     "UltraFastBertForSequenceClassification": "heads",
+    "Pipeline": "inference",
 }
 
 
