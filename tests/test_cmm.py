@@ -83,8 +83,10 @@ def test_gradients_are_the_masked_dense_layers(backend: str, shape: tuple[int, i
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_gradcheck(backend: str) -> None:
-    operands = differentiable(random_operands(5, 4, 2, 2))
-    assert torch.autograd.gradcheck(lambda x, w_in, b_in, w_out: cmm(x, w_in, b_in, w_out, backend), operands)
+    def layer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+        return cmm(x, w_in, b_in, w_out, backend)
+
+    assert torch.autograd.gradcheck(layer, differentiable(random_operands(5, 4, 2, 2)))
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
