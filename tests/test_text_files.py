@@ -84,9 +84,7 @@ ROWS = [
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("kind", [".jsonl", ".csv"])
-def test_every_format_and_compression_gives_the_same_rows(
-    tmp_path: Path, kind: str, compression: str
-) -> None:
+def test_every_format_and_compression_gives_the_same_rows(tmp_path: Path, kind: str, compression: str) -> None:
     if kind == ".jsonl":
         content = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\r\n\r\n"
     else:
@@ -118,9 +116,7 @@ def test_parquet_is_read_by_batches_and_numbered_from_one(tmp_path: Path) -> Non
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), min_size=1))
-def test_lines_of_a_text_file_come_back_exactly(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
-) -> None:
+def test_lines_of_a_text_file_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     path = write(tmp_path_factory.mktemp("lines") / "a.txt", "\r\n".join(lines) + "\r\n")
     lines[0] = lines[0].removeprefix("\ufeff")
     assert [row.fields["text"] for row in read_rows(path)] == lines
@@ -159,9 +155,7 @@ def test_a_tsv_has_no_quoting(tmp_path: Path) -> None:
         {"text": "next", "label": "2"},
     ]
     path = write(tmp_path / "b.tsv", "gj04\t1\t\tOur friends\n")
-    (row,) = read_rows(
-        path, header=["source", "label", "mark", "text"], text_columns=["text"], columns=["label"]
-    )
+    (row,) = read_rows(path, header=["source", "label", "mark", "text"], text_columns=["text"], columns=["label"])
     assert row == Row(path, 1, {"label": "1", "text": "Our friends"})
 
 
@@ -207,9 +201,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD_ROWS)
-def test_a_bad_row_is_named_by_line_and_can_be_skipped(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
+def test_a_bad_row_is_named_by_line_and_can_be_skipped(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = write(tmp_path / name, content)
     assert f"{path}{message}" in error_of(path, text_columns=["text"])
     bad: list[str] = []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -139,9 +140,7 @@ def test_what_is_no_tokenizer_says_so(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "vocab.txt")
 
 
-def test_special_tokens_of_both_families_and_of_the_configuration(
-    tokenizer: Tokenizer, tmp_path: Path
-) -> None:
+def test_special_tokens_of_both_families_and_of_the_configuration(tokenizer: Tokenizer, tmp_path: Path) -> None:
     roberta = roberta_tokenizer()
     assert [special_token_id(roberta, r) for r in ("cls", "pad", "sep", "unk", "mask")] == [0, 1, 2, 3, 7]
     assert special_token_ids(roberta) == [0, 1, 2, 3, 7]
@@ -184,10 +183,7 @@ def test_truncation_is_the_librarys_and_the_tokenizer_stays_as_it_was(
             assert batch.input_ids[row, :length].tolist() == encoding.ids
             assert batch.token_type_ids[row, :length].tolist() == encoding.type_ids
         # A tokenizer that truncates by itself gives the same.
-        assert (
-            encode_batch(reference, texts, pairs, max_length=max_length).truncated_count
-            == batch.truncated_count
-        )
+        assert encode_batch(reference, texts, pairs, max_length=max_length).truncated_count == batch.truncated_count
     assert tokenizer.to_str() == before
 
 
@@ -205,5 +201,6 @@ def test_a_fork_after_use_warns_of_nothing() -> None:
         "if (child := os.fork()) == 0:\n    os._exit(0)\n"
         "os.waitpid(child, 0)"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert run.stderr == ""

@@ -278,18 +278,19 @@ def _tokenize(
 
 
 def _complain_of_too_little(data: DataSettings, name: str, index: DocumentIndex) -> NoReturn:
-    documents = len(index.ends)
-    which = data.validation_corpus if name == "validation" and data.validation_corpus else data.corpus
-    advice = "give more text or lower data.sequence_length"
-    if documents == 1 and not data.validation_corpus:
+    """Raise the `DataError` for a side, `train` or `validation`, without a block; `index` is of its text."""
+    documents, length = len(index.ends), data.sequence_length
+    own = name == "validation" and bool(data.validation_corpus)
+    found = f"{index.tokens:,} tokens in {documents:,} document{'s' if documents != 1 else ''}"
+    if index.dropped:
+        found += f" ({index.dropped:,} dropped by data.max_tokens_per_character)"
+    if index.tokens >= 2 * length and not data.validation_corpus:
+        problem = f"cannot be split by documents into training and held-out blocks of {length}"
         advice = "put blank lines between documents, or give data.validation_corpus"
-    elif index.dropped:
-        advice += " or raise data.max_tokens_per_character"
-    raise DataError(
-        f"{which}: {index.tokens:,} tokens in {documents:,} document{'s' if documents != 1 else ''}"
-        f"{f' ({index.dropped:,} dropped)' if index.dropped else ''} are too few for one "
-        f"{'training' if name == 'train' else 'held-out'} block of {data.sequence_length}; {advice}"
-    )
+    else:
+        problem = f"are too few for one {'held-out' if own else 'training'} block of {length}"
+        advice = "give more text or lower data.sequence_length"
+    raise DataError(f"{data.validation_corpus if own else data.corpus}: {found} {problem}; {advice}")
 
 
 def _read_facts(folder: Path) -> dict[str, Any] | None:

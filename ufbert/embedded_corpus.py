@@ -24,7 +24,7 @@ TOPICS = "pydoc_data/topics.py"
 # Not part of every installation, or installed by others.
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 # Goes into the fingerprint: raise it when the same sources give another text.
-EXTRACTION = 1
+EXTRACTION = 2
 
 MARKUP = (
     (re.compile(r"^\s*\.\. [\w-]+::\s*"), ""),  # .. note::
@@ -124,6 +124,8 @@ def _prose(text: str) -> str:
                     line = pattern.sub(replacement, line)
                 lines.append(line.strip())
         paragraph = " ".join(" ".join(lines).split())
+        if "::=" in paragraph:  # grammar, whose rules are words too
+            continue
         letters = sum(c.isalpha() or c in " .,'" for c in paragraph)
         if len(paragraph.split()) >= FEWEST_WORDS and letters >= SHARE_OF_LETTERS * len(paragraph):
             paragraphs.append(paragraph)

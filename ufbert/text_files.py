@@ -107,9 +107,7 @@ def read_texts(
     """
     for path in paths:
         column = "text" if (file_format(path) or "txt") == "txt" else text_column
-        rows = read_rows(
-            path, columns=[column], text_columns=[column], whole_documents=whole_documents, on_bad=on_bad
-        )
+        rows = read_rows(path, columns=[column], text_columns=[column], whole_documents=whole_documents, on_bad=on_bad)
         for row in rows:
             yield row.where, row.fields[column]
 

@@ -83,9 +83,7 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}:{number + 1}: damaged gzip data ({error}); fetch the file again") from error
     except OSError as error:
         if path.suffix.lower() == ".zst" and error.errno is None:
-            raise DataError(
-                f"{path}:{number + 1}: damaged zstd data ({error}); fetch the file again"
-            ) from error
+            raise DataError(f"{path}:{number + 1}: damaged zstd data ({error}); fetch the file again") from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise DataError(f"{display_name(path)}: cannot be read: {reason}") from error
 
@@ -162,9 +160,7 @@ def read_jsonl(path: Path, wanted: list[str] | None, needed: list[str]) -> Itera
             yield DataError(f"{where}: not valid JSON ({reason}); write one JSON object a line")
             continue
         if not isinstance(fields, dict):
-            yield DataError(
-                f"{where}: a JSON {type(fields).__name__}, not an object; write one JSON object a line"
-            )
+            yield DataError(f"{where}: a JSON {type(fields).__name__}, not an object; write one JSON object a line")
         elif missing := next((c for c in needed if c not in fields), None):
             yield _missing(where, missing, list(fields))
         else:
@@ -203,8 +199,7 @@ def read_table(
             continue
         if len(row) != len(names):
             yield DataError(
-                f"{where}: {len(row)} {separator}-separated fields, but the file has {len(names)} columns; "
-                "mend the row"
+                f"{where}: {len(row)} {separator}-separated fields, but the file has {len(names)} columns; mend the row"
             )
             continue
         fields = dict(zip(names, row, strict=True))
@@ -241,9 +236,7 @@ def read_parquet(path: Path, wanted: list[str] | None, needed: list[str]) -> Ite
     import pyarrow.parquet as pq
 
     if path == STDIN:
-        raise DataError(
-            "standard input: parquet needs a file, because it is read from its end; give its path"
-        )
+        raise DataError("standard input: parquet needs a file, because it is read from its end; give its path")
     number = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:

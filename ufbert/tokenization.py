@@ -140,9 +140,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         vocabulary = {token.removesuffix("\r"): i for i, token in enumerate(lines)}
         if missing := [t for t in SPECIAL_TOKENS if t not in vocabulary]:
             raise CheckpointError(f"{file}: not BERT's vocabulary: it lacks {', '.join(missing)}")
-        return _bert_tokenizer(
-            vocabulary, bool(_read_json(folder, "tokenizer_config.json").get("do_lower_case", True))
-        )
+        return _bert_tokenizer(vocabulary, bool(_read_json(folder, "tokenizer_config.json").get("do_lower_case", True)))
     try:
         tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # the Rust library raises the bare class
