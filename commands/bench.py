@@ -1,0 +1,103 @@
+"""`ufbert bench`: time fast feedforward layers and models against their dense twins."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["bench"]
+
+
+class Subject(StrEnum):
+    """What is timed."""
+
+    layer = "layer"
+    encoder = "encoder"
+    training = "training"
+
+
+class Device(StrEnum):
+    """Where."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Direction(StrEnum):
+    """How much of a layer's work."""
+
+    forward = "forward"
+    training = "training"
+
+
+def bench(
+    subject: Annotated[
+        Subject, typer.Argument(help="One layer, the whole encoder's forward pass, or a training step.")
+    ] = Subject.layer,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+    preset: Annotated[
+        str, typer.Option(help="Shape: bert-base, bert-large or gpt3. The options below change parts of it.")
+    ] = "bert-base",
+    batch: Annotated[
+        str,
+        typer.Option(help="Comma-separated batch sizes: tokens for a layer, sequences otherwise."),
+    ] = "",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads for every implementation; 0: all cores.")] = 0,
+    trees: Annotated[int | None, typer.Option(min=1, help="Trees of the fast feedforward layer.")] = None,
+    depth: Annotated[int | None, typer.Option(min=0, help="Edges from root to leaf.")] = None,
+    hidden_size: Annotated[int | None, typer.Option(min=1, help="Width of a token.")] = None,
+    intermediate_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Neurons of the dense layer; by default as many as the trees have."),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Layers whose weights are cycled through, or layers of the encoder."),
+    ] = None,
+    sequence_length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence (encoder, training).")] = 128,
+    dtype: Annotated[str, typer.Option(help="Comma-separated: float32, bfloat16; by default both for a layer.")] = "",
+    direction: Annotated[
+        Direction, typer.Option(help="A layer's forward pass alone, or forward and backward.")
+    ] = Direction.forward,
+    implementations: Annotated[
+        str, typer.Option(help="Comma-separated names to time instead of all; a wrong name lists them.")
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time budget of the whole run.")] = 100.0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the figure to this .svg, .png or .pdf file (needs ufbert[plot]).")
+    ] = None,
+) -> None:
+    """Time fast feedforward layers and models against their dense twins, on inputs that reach many leaves.
+
+    The results go to stdout as tables; progress, notes and warnings go to stderr.
+    """
+    from ufbert.benchmark.run import run_benchmark
+    from ufbert.benchmark.settings import BenchmarkSettings
+
+    run_benchmark(
+        BenchmarkSettings.from_options(
+            subject=subject.value,
+            device=device.value,
+            preset=preset,
+            batches=batch,
+            threads=threads,
+            trees=trees,
+            depth=depth,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            layers=layers,
+            sequence_length=sequence_length,
+            dtypes=dtype,
+            direction=direction.value,
+            implementations=implementations,
+            seconds=seconds,
+            seed=seed,
+        ),
+        json_file=json,
+        plot_file=plot,
+    )
