@@ -1,0 +1,98 @@
+"""CUDA C++ to machine code at run time, with NVRTC through cuda-core: no nvcc and no C++ compiler is needed.
+
+The compiled code is kept on disk (`cubin_cache.py`), so a layer shape is compiled once per machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+
+from . import cubin_cache
+from .machine import MISSING_EXTRA
+from .unavailable import CudaUnavailable
+
+__all__ = ["CudaCompileError", "cache_key", "compile_cubin", "compiler_version", "cubin", "load_source"]
+
+MAIN_FILE = "cmm.cu"
+STANDARD = "c++17"
+FORMAT = 1  # of the cached files; a new number leaves the old ones unread
+
+
+class CudaCompileError(RuntimeError):
+    """The kernels did not compile: a fault of this package, so the text holds the numbered source and the log."""
+
+    def __init__(self, source: str, arch: str, macros: tuple[tuple[str, str], ...], log: str) -> None:
+        numbered = "\n".join(f"{number:5d}  {line}" for number, line in enumerate(source.splitlines(), 1))
+        options = " ".join(f"-D{name}={value}" for name, value in macros)
+        super().__init__(f"the CUDA kernels do not compile for {arch} with {options}\n{numbered}\n\n{log.strip()}")
+
+
+@cache
+def load_source() -> str:
+    """cmm.cu with the files it includes put in their places: one text, whose line numbers the compiler names."""
+    folder = Path(__file__).parent
+
+    def paste(match: re.Match[str]) -> str:
+        return (folder / match[1]).read_text(encoding="utf-8")
+
+    main = (folder / MAIN_FILE).read_text(encoding="utf-8")
+    return re.sub(r'^#include "([a-z_]+\.cuh)"\n', paste, main, flags=re.MULTILINE)
+
+
+def compiler_version() -> tuple[int, int]:
+    """The CUDA version of NVRTC. Raises `CudaUnavailable` if it or cuda-core is not installed."""
+    try:
+        import cuda.core
+        from cuda.bindings import nvrtc
+
+        cuda.core.Program  # noqa: B018 - a release whose names are elsewhere is as good as none
+        _, major, minor = nvrtc.nvrtcVersion()
+    except (ImportError, AttributeError, RuntimeError) as error:  # RuntimeError: bindings without the library
+        raise CudaUnavailable(MISSING_EXTRA) from error
+    return int(major), int(minor)
+
+
+def compile_cubin(source: str, macros: tuple[tuple[str, str], ...], arch: str) -> bytes:
+    """Machine code for `arch` (such as "sm_90"). Needs no GPU. Raises `CudaCompileError`, `CudaUnavailable`."""
+    compiler_version()
+    from cuda.core import Program, ProgramOptions
+    from cuda.core._utils.cuda_utils import NVRTCError  # public code raises it, no public module names it
+
+    options = ProgramOptions(name=MAIN_FILE, arch=arch, std=STANDARD, define_macro=list(macros))
+    program = Program(source, "c++", options)
+    try:
+        return bytes(program.compile("cubin").code)
+    except NVRTCError as error:
+        raise CudaCompileError(source, arch, macros, str(error)) from error
+    finally:
+        program.close()
+
+
+def cache_key(
+    source: str,
+    macros: tuple[tuple[str, str], ...],
+    arch: str,
+    compiler: tuple[int, int],
+    driver: tuple[int, int],
+) -> str:
+    """Hexadecimal name of what these inputs compile to; any difference in them gives another name."""
+    parts = (str(FORMAT), source, repr(macros), arch, STANDARD, repr(compiler), repr(driver))
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def cubin(macros: tuple[tuple[str, str], ...], arch: str, driver: tuple[int, int]) -> bytes:
+    """The kernels as machine code: from the cache on disk, or compiled and put there."""
+    source = load_source()
+    key = cache_key(source, macros, arch, compiler_version(), driver)
+    code = cubin_cache.read(key)
+    if code is None:
+        code = compile_cubin(source, macros, arch)
+        cubin_cache.write(key, code)
+    return code
