@@ -13,9 +13,7 @@ __all__ = ["pretrain"]
 def pretrain(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[TEXT]...", help="Corpora, the same as --corpus; what the shell makes of a glob."
-        ),
+        typer.Argument(metavar="[TEXT]...", help="Corpora, the same as --corpus; what the shell makes of a glob."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
@@ -42,12 +40,11 @@ def pretrain(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder of the run; must not exist.  [default: the next free of runs/pretrain, runs/pretrain-2, ...]"
+            "--out",
+            help="Folder of the run; must not exist.  [default: the next free of runs/pretrain, runs/pretrain-2, ...]",
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="End after so many optimiser steps, ...")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after so many optimiser steps, ...")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="... or after so many tokens, ...")] = None,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="... or after a time such as 90s, 20m, 24h.")
@@ -59,9 +56,7 @@ def pretrain(
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order and masks.")] = None,
     plot: Annotated[
         bool | None,
-        typer.Option(
-            "--plot/--no-plot", help="Draw the loss curve, loss.png.  [default: if matplotlib is installed]"
-        ),
+        typer.Option("--plot/--no-plot", help="Draw the loss curve, loss.png.  [default: if matplotlib is installed]"),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -74,7 +69,6 @@ def pretrain(
     Ctrl-C saves before it stops; --resume continues. Several processes: torchrun -m ufbert pretrain ...
     """
     from ufbert.pretraining import pretrain as run
-    from ufbert.pretraining import report_lines
     from ufbert.reporting import note, show_log
     from ufbert.run_folder import plan_run
 
@@ -92,7 +86,7 @@ def pretrain(
     }
     plan = plan_run(out, resume=resume, config=config, overrides=set_ or [], options=options)
     report = run(plan, plot=plot)
-    for line in report_lines(report):
+    for line in report.lines():
         note(line)
     if report.interrupted:
         raise typer.Exit(130)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import ConfigError
 
-__all__ = ["check_shape", "descend", "leaf_count", "node_count", "path_to", "visited_count"]
+__all__ = ["check_shape", "descend", "leaf_count", "node_count", "path_to", "physical_memory", "visited_count"]
 
 # Node indices are 64-bit everywhere, but no machine holds a tree deeper than this: depth 31 at
 # hidden size 1 is 34 GB in float32.
@@ -55,7 +55,7 @@ def check_shape(hidden_size: int, trees: int, depth: int) -> None:
             f"the largest depth is {MAXIMUM_DEPTH}"
         )
     needed = 4 * trees * node_count(depth) * (2 * hidden_size + 1)
-    available = _physical_memory()
+    available = physical_memory()
     if needed > available:
         raise ConfigError(
             f"depth {depth} with {trees} trees and hidden_size {hidden_size} needs {needed / 2**30:,.0f} GiB "
@@ -63,7 +63,7 @@ def check_shape(hidden_size: int, trees: int, depth: int) -> None:
         )
 
 
-def _physical_memory() -> float:
+def physical_memory() -> float:
     """Bytes of physical memory, or infinity where the system does not tell."""
     import os
 

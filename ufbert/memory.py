@@ -1,0 +1,65 @@
+"""Whether a training run fits into memory, told before anything is allocated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from .config import UltraFastBertConfig
+from .errors import BackendError, ConfigError
+from .heads import UltraFastBertForMaskedLM
+from .tree import physical_memory
+
+__all__ = ["check_training_memory", "parameter_count"]
+
+# float32 weights, their gradients, and AdamW's two moments.
+BYTES_PER_PARAMETER = 4 * 4
+
+
+def parameter_count(config: UltraFastBertConfig) -> int:
+    """Parameters of the masked language model, shared ones once; nothing is allocated."""
+    with torch.device("meta"):
+        model = UltraFastBertForMaskedLM(config)
+    return sum(p.numel() for p in model.parameters())
+
+
+def check_training_memory(config: UltraFastBertConfig, device: torch.device) -> None:
+    """Raise `ConfigError` if weights, gradients and the optimiser's moments alone exceed the memory.
+
+    Activations come on top, so a run that passes can still be too large for its micro-batch.
+    """
+    needed = BYTES_PER_PARAMETER * parameter_count(config)
+    if device.type == "cuda":
+        available: float = torch.cuda.get_device_properties(device).total_memory
+        owner = "the GPU"
+    else:
+        available, owner = physical_memory(), "this machine"
+    if needed > available:
+        raise ConfigError(
+            f"training this model needs {needed / 2**30:,.1f} GiB for weights, gradients and AdamW's moments "
+            f"({parameter_count(config):,} parameters), {owner} has {available / 2**30:,.1f} GiB; choose a "
+            "smaller model.depth, model.trees, model.num_hidden_layers or model.hidden_size"
+        )
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(device: torch.device) -> Iterator[None]:
+    """Turn the block's failure to allocate into a `BackendError` that says what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(device) from error
+    except RuntimeError as error:
+        # The CPU's allocator has no error class of its own.
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise _out_of_memory(device) from error
+        raise
+
+
+def _out_of_memory(device: torch.device) -> BackendError:
+    owner = "the GPU" if device.type == "cuda" else "this machine"
+    return BackendError(
+        f"{owner} has too little memory for a micro-batch; lower training.micro_batch_size or choose a smaller model"
+    )
