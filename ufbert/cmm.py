@@ -27,7 +27,12 @@ BACKENDS = ("auto", *_MODULES)
 
 
 class Backend(Protocol):
-    """A module under `ufbert.backends`; all tensors are contiguous, on one device, of one dtype."""
+    """A module under `ufbert.backends`; all tensors are contiguous, on one device, of one native dtype.
+
+    Logits are float64 for float64 operands and float32 for all others.
+    """
+
+    NATIVE_DTYPES: frozenset[torch.dtype]
 
     def unavailable(self, device: torch.device) -> str | None:
         """None if tensors on `device` can be computed here, else the reason in one line."""
@@ -39,10 +44,10 @@ class Backend(Protocol):
 
     def backward(
         self,
-        grad_y: torch.Tensor,
         x: torch.Tensor,
         w_in: torch.Tensor,
         w_out: torch.Tensor,
+        grad_y: torch.Tensor,
         logits: torch.Tensor,
         leaves: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -99,19 +104,22 @@ def cmm(
     return result
 
 
-def _common_dtype(*tensors: torch.Tensor) -> torch.dtype:
-    """The dtype the walk computes in: float64 if any operand has it, float32 otherwise.
-
-    Reduced-precision operands are widened, so that a decision at a node does not hang on their rounding.
-    """
+def _logits_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    """Decisions at the nodes are made in float32, or in float64 if any operand has it."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def _operands(
-    dtype: torch.dtype, first: torch.Tensor, second: torch.Tensor, third: torch.Tensor, fourth: torch.Tensor
+    backend: Backend, x: torch.Tensor, second: torch.Tensor, third: torch.Tensor, fourth: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The four as a backend takes them; nothing is copied that has the type and layout already."""
-    a, b, c, d = (t.detach().to(dtype).contiguous() for t in (first, second, third, fourth))
+    """All as the backend takes them: in the dtype of x if it computes in that, else widened; contiguous.
+
+    Nothing is copied that has the type and layout already.
+    """
+    dtype = _logits_dtype(x, second, third, fourth)
+    if dtype == torch.float32 and x.dtype in backend.NATIVE_DTYPES:
+        dtype = x.dtype
+    a, b, c, d = (t.detach().to(dtype).contiguous() for t in (x, second, third, fourth))
     return a, b, c, d
 
 
@@ -119,11 +127,9 @@ def _operands(
 def _cmm(
     x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    dtype = _common_dtype(x, w_in, b_in, w_out)
     # The choice is made here, inside the operator, so that compiled graphs hold no trace of it.
-    y, logits, leaves = load_backend(resolve_backend(backend, x.device)).forward(
-        *_operands(dtype, x, w_in, b_in, w_out)
-    )
+    chosen = load_backend(resolve_backend(backend, x.device))
+    y, logits, leaves = chosen.forward(*_operands(chosen, x, w_in, b_in, w_out))
     return y.to(x.dtype), logits, leaves
 
 
@@ -133,7 +139,7 @@ def _(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     trees, nodes, _ = w_in.shape
     levels = visited_count(nodes.bit_length() - 1)
-    dtype = _common_dtype(x, w_in, b_in, w_out)
+    dtype = _logits_dtype(x, w_in, b_in, w_out)
     return (
         x.new_empty(x.shape),
         x.new_empty((x.shape[0], trees, levels), dtype=dtype),
@@ -153,7 +159,7 @@ def _cmm_backward(
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     chosen = load_backend(resolve_backend(backend, x.device))
-    gradients = chosen.backward(*_operands(logits.dtype, grad_y, x, w_in, w_out), logits, leaves)
+    gradients = chosen.backward(*_operands(chosen, x, w_in, w_out, grad_y), logits, leaves)
     grad_x, grad_w_in, grad_b_in, grad_w_out = (
         g.to(t.dtype) for g, t in zip(gradients, (x, w_in, b_in, w_out), strict=True)
     )

@@ -6,7 +6,9 @@ import torch
 
 from ufbert import numba_kernels
 
-__all__ = ["backward", "forward", "unavailable"]
+__all__ = ["NATIVE_DTYPES", "backward", "forward", "unavailable"]
+
+NATIVE_DTYPES = frozenset((torch.float32, torch.float64))
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -27,16 +29,22 @@ def forward(
 
 
 def backward(
-    grad_y: torch.Tensor,
     x: torch.Tensor,
     w_in: torch.Tensor,
     w_out: torch.Tensor,
+    grad_y: torch.Tensor,
     logits: torch.Tensor,
     leaves: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same for the gradients."""
     grad_x, grad_w_in, grad_b_in, grad_w_out = numba_kernels.backward(
-        *(t.numpy() for t in (grad_y, x, w_in, w_out, logits, leaves)), threads=torch.get_num_threads()
+        grad_y.numpy(),
+        x.numpy(),
+        w_in.numpy(),
+        w_out.numpy(),
+        logits.numpy(),
+        leaves.numpy(),
+        threads=torch.get_num_threads(),
     )
     return (
         torch.from_numpy(grad_x),

@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["backward", "forward", "unavailable"]
+__all__ = ["NATIVE_DTYPES", "backward", "forward", "unavailable"]
+
+NATIVE_DTYPES = frozenset((torch.float32, torch.float64))
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -40,10 +42,10 @@ def forward(
 
 
 def backward(
-    grad_y: torch.Tensor,
     x: torch.Tensor,
     w_in: torch.Tensor,
     w_out: torch.Tensor,
+    grad_y: torch.Tensor,
     logits: torch.Tensor,
     leaves: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
