@@ -36,35 +36,33 @@ def finetune(
     ] = None,
     validation_fraction: Annotated[
         float | None,
-        typer.Option(help="Share of --train to hold out when there is no --validation.  [default: 0.1]"),
+        typer.Option(help="Share of --train to hold out when there is no --validation. Default: 0.1."),
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text in --train.  [default: text]")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the text in --train. Default: text.")] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second text, if there is one.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the label in --train.  [default: label]")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label in --train. Default: label.")] = None,
     regression: Annotated[
         bool | None,
         typer.Option(
             "--regression/--classification",
-            help="Whether labels are values or classes.  [default: values if they are numbers with a decimal point]",
+            help="Whether labels are values or classes. Default: values if they are numbers with a decimal point.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder of the result; must not exist.  [default: the next free of runs/finetune-NAME, ...-2]"
+            "--out", help="Folder of the result; must not exist. Default: the next free of runs/finetune-NAME, ...-2."
         ),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Tokenizer folder or file, if the checkpoint has none.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.  [default: 5]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows of an optimiser step.  [default: 16]")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 4e-5]")] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Tokens of a row; longer ones are cut.  [default: 128]")
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows. Default: 5.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of an optimiser step. Default: 16.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 4e-5.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a row; longer ones are cut. Default: 128.")] = None,
     keep: Annotated[
-        str | None, typer.Option(metavar="best|last", help="Which epoch's weights to save.  [default: best]")
+        str | None, typer.Option(metavar="best|last", help="Which epoch's weights to save. Default: best.")
     ] = None,
     max_train_rows: Annotated[int | None, typer.Option(min=1, help="Train on a random sample of so many rows.")] = None,
     max_validation_rows: Annotated[
@@ -85,23 +83,13 @@ def finetune(
     Writes a checkpoint folder that `ufbert infer --task classify` runs, with the figures in its README.md
     and metrics.jsonl. The folder is brought up to date after every epoch; Ctrl-C keeps the best one so far.
     """
+    from ufbert.finetuning import DataRequest
     from ufbert.finetuning import finetune as run
-    from ufbert.finetuning import plan_data
     from ufbert.reporting import show_log
     from ufbert.settings import load_settings
 
     show_log()
-    options = {
-        "finetuning.epochs": epochs,
-        "finetuning.batch_size": batch_size,
-        "finetuning.learning_rate": learning_rate,
-        "finetuning.max_length": max_length,
-        "finetuning.keep": keep,
-        "finetuning.device": device,
-        "finetuning.seed": seed,
-    }
-    settings = load_settings(config, set_ or [], options=options).finetuning
-    source = plan_data(
+    request = DataRequest(
         task=task,
         data=data,
         train=train,
@@ -114,19 +102,28 @@ def finetune(
         max_train_rows=max_train_rows,
         max_validation_rows=max_validation_rows,
     )
-    run(checkpoint, source, settings, out, tokenizer=tokenizer, command=command_line(context))
+    options = {
+        "finetuning.epochs": epochs,
+        "finetuning.batch_size": batch_size,
+        "finetuning.learning_rate": learning_rate,
+        "finetuning.max_length": max_length,
+        "finetuning.keep": keep,
+        "finetuning.device": device,
+        "finetuning.seed": seed,
+    }
+    settings = load_settings(config, set_ or [], options=options).finetuning
+    run(checkpoint, request, settings, out, tokenizer=tokenizer, command=command_line(context))
 
 
 def command_line(context: typer.Context) -> str:
     """The command as it was given, for the model card."""
     import shlex
 
-    from click.core import ParameterSource
-
     words = context.command_path.split()
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if context.get_parameter_source(parameter.name or "") != ParameterSource.COMMANDLINE:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE":
             continue
         if parameter.param_type_name == "argument":
             words.append(str(value))
