@@ -15,7 +15,7 @@ def infer(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Files, globs or folders: .txt .jsonl .csv .tsv (also .gz, .zst), .parquet; - is standard input.",
+            help="Files, globs, folders (.txt .jsonl .csv .tsv, also .gz or .zst; .parquet), or - for stdin.",
             metavar="INPUT...",
         ),
     ],
@@ -32,9 +32,7 @@ def infer(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --output.")] = False,
-    text_column: Annotated[
-        str, typer.Option(help="Column or key of the text; a txt file has none.")
-    ] = "text",
+    text_column: Annotated[str, typer.Option(help="Column or key of the text; a txt file has none.")] = "text",
     pair_column: Annotated[
         str | None, typer.Option(help="Column of a second text, encoded together with the first.")
     ] = None,
@@ -51,9 +49,7 @@ def infer(
     top_k: Annotated[int, typer.Option(help="Candidates for each mask.")] = 5,
     pooling: Annotated[
         str | None,
-        typer.Option(
-            help="Embedding from the tokens' mean or from cls.", show_default="the checkpoint's, or mean"
-        ),
+        typer.Option(help="Embedding from the tokens' mean or from cls.", show_default="the checkpoint's, or mean"),
     ] = None,
     normalize: Annotated[
         bool | None,
@@ -67,18 +63,14 @@ def infer(
         int | None, typer.Option(help="Cut texts at so many tokens.", show_default="the model's maximum")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Texts in a batch.", show_default="about 4,096 tokens")
+        int | None, typer.Option(help="Texts in a batch.", show_default="about 1,024 tokens on a CPU")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="auto, float32 or bfloat16; auto takes bfloat16 where the hardware has it.")
     ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads.", show_default="one for each core")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="one for each core")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    backend: Annotated[
-        str, typer.Option(help="Of the feedforward layers: auto, reference, numba or cuda.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(help="Of the feedforward layers: auto, reference, numba or cuda.")] = "auto",
 ) -> None:
     """Fill masks, classify or embed texts. Memory does not grow with the input, and its order is kept."""
     from ufbert.file_inference import infer_files

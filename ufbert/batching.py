@@ -23,9 +23,8 @@ BATCHES_IN_WINDOW = 64
 # Of a window's text and of its padded token arrays; both are held about twice.
 WINDOW_CHARACTERS = 16_000_000
 WINDOW_TOKENS = 4_000_000
-# An automatic batch: enough tokens to keep the cores busy, few enough for their activations to stay small.
-BATCH_TOKENS = 4096
 BATCH_TEXTS = 32
+"""Texts of an automatic batch, as far as the size of windows goes."""
 # English WordPiece tokens have about 4.5 characters with the space, so twice that nearly always fills a row.
 CHARACTERS_PER_TOKEN = 9
 
@@ -102,7 +101,7 @@ def _beginning(text: str, limit: int | None) -> str:
 
 
 def length_batches(
-    lengths: npt.NDArray[np.int64], batch_size: int | None, batch_tokens: int = BATCH_TOKENS
+    lengths: npt.NDArray[np.int64], batch_size: int | None, batch_tokens: int
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Row numbers by falling length, `batch_size` at a time, or as many as `batch_tokens` padded tokens hold.
 

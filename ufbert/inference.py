@@ -37,7 +37,9 @@ TASKS = {
     "UltraFastBertForSequenceClassification": "classify",
     "UltraFastBertModel": "embed",
 }
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+# Tokens in an automatic batch, by device. On a CPU the activations should stay in its caches: with 12 layers of
+# 768 on one core, SST-2's texts ran at 3,690 tokens/s in batches of 1,024 tokens, at 3,040 in those of 4,096.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
 
 
 @dataclass
@@ -64,8 +66,8 @@ class Pipeline:
       what the checkpoint's provenance says, else mean and not normalised.
 
     `device` is `auto`, `cpu` or `cuda`; `precision` `auto`, `float32` or `bfloat16` (of the matrix products);
-    `backend` that of the fast feedforward layers; `batch_size` texts make a batch, by default about 4,096
-    tokens; texts are cut at `max_length` tokens, by default the model's maximum.
+    `backend` that of the fast feedforward layers; `batch_size` texts make a batch, by default about 1,024
+    tokens on a CPU; texts are cut at `max_length` tokens, by default the model's maximum.
 
     Raises `CheckpointError` for a folder that is none, or lacks the head or the tokenizer, `ConfigError` for
     a value that cannot be, `BackendError` for a device or backend that is not there.
@@ -229,7 +231,7 @@ def _choose_task(task: str | None, config: UltraFastBertConfig, folder: str) -> 
         cure = f"finetune it first: ufbert finetune {folder} --task glue/NAME"
     usable = " or ".join(dict.fromkeys(t for t in (own, "embed") if t))
     raise CheckpointError(
-        f"{folder}: holds a {kind or 'model of unknown kind'}, which has no head for {task}; {cure}, "
+        f"{folder}: holds {f'an {kind}' if kind else 'a model of unknown kind'}, which has no head for {task}; {cure}, "
         f"or use the task {usable}"
     )
 

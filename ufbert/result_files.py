@@ -206,7 +206,9 @@ def check_result_path(path: Path, *, overwrite: bool = False) -> None:
         raise ConfigError(f"--output {path}: unknown kind of file; supported are {' '.join(RESULT_FORMATS)}")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give a file name as --output")
-    if not (overwrite and path.exists()):
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: already exists; choose another --output, or replace it with --overwrite")
+    if not path.exists():
         check_new(path, "results", "--output")
     elif not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: no permission to write into its folder; choose another --output")
