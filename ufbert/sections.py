@@ -45,9 +45,9 @@ class DataSettings:
     corpus: str = "embedded"
     """File, glob, folder, comma-separated list of them, `hub:NAME`, or `embedded`."""
     validation_corpus: str = ""
-    """The same for the held-out text; empty takes `validation_fraction` of the corpus's documents."""
+    """The same for the held-out text; empty takes `validation_fraction` of the corpus."""
     validation_fraction: float = 0.02
-    """Share of the documents held out when `validation_corpus` is empty."""
+    """Share of the tokens held out, in whole documents, when `validation_corpus` is empty."""
     text_column: str = "text"
     """Column or key of the text in jsonl, csv, parquet and hub data."""
     streaming: bool = False
@@ -65,7 +65,7 @@ class DataSettings:
     max_tokens_per_character: float = 0.0
     """Drop documents with more tokens per character than this; 0 keeps all. The paper's recipe has 0.25."""
     workers: int = 0
-    """Processes that tokenise; 0 takes all cores."""
+    """Threads that tokenise; 0 takes all cores."""
     cache_dir: str = ""
     """Folder of the tokenised blocks, keyed by content; empty takes `~/.cache/ufbert`."""
 
