@@ -43,3 +43,48 @@ def tiny_config() -> UltraFastBertConfig:
 def seed() -> None:
     """Every test draws the same numbers whichever tests run with it."""
     torch.manual_seed(0)
+
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog.",
+    "A walking dog is talking to the sleeping fox, and nobody is listening.",
+    "Reading and writing texts about models, trees and paths takes time.",
+    "She sells sea shells by the sea shore.",
+] * 3
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random checkpoints of all kinds with a tokenizer: `masked_lm`, `classifier`, `regression`, `encoder`."""
+    from ufbert import (
+        UltraFastBertForMaskedLM,
+        UltraFastBertForSequenceClassification,
+        UltraFastBertModel,
+    )
+    from ufbert.tokenization import train_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(SENTENCES, 300, min_frequency=2)
+    config = UltraFastBertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        depth=3,
+        classifier_hidden_size=16,
+        initializer_range=0.2,
+    )
+    labels = config.replace(num_labels=3, id2label={0: "no", 1: "maybe", 2: "yes"})
+    models = {
+        "masked_lm": UltraFastBertForMaskedLM(config),
+        "classifier": UltraFastBertForSequenceClassification(
+            labels.replace(problem_type="single_label_classification")
+        ),
+        "regression": UltraFastBertForSequenceClassification(config.replace(num_labels=1, problem_type="regression")),
+        "encoder": UltraFastBertModel(config),
+    }
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, model in models.items():
+        model.save_pretrained(folder / name, tokenizer=tokenizer)
+    return {name: folder / name for name in models}

@@ -36,6 +36,9 @@ class ResultWriter(abc.ABC):
     def finish(self) -> None:  # noqa: B027  (most have nothing to complete)
         """Complete the file; called only when everything went well."""
 
+    def abandon(self) -> None:  # noqa: B027
+        """Let go of the file, which is about to be removed."""
+
 
 class JsonLinesWriter(ResultWriter):
     """One JSON object a line, in UTF-8. Vectors have 9 significant digits, which is all that float32 holds."""
@@ -127,6 +130,13 @@ class ParquetWriter(ResultWriter):
         """Write the footer."""
         if self.writer is not None:
             self.writer.close()
+
+    def abandon(self) -> None:
+        """Close while the stream is still open; otherwise pyarrow would at some later time, and complain."""
+        if self.writer is not None:
+            with contextlib.suppress(OSError):
+                self.writer.close()
+            self.writer.is_open = False
 
 
 def _arrow_type(key: str, records: Sequence[Record]) -> Any:
@@ -232,5 +242,9 @@ def open_results(path: Path | None, *, overwrite: bool = False) -> Iterator[Resu
     check_result_path(path, overwrite=overwrite)
     with write_file(path, replace=overwrite) as temporary, temporary.open("wb") as stream:
         writer = RESULT_FORMATS[path.suffix.lower()](stream)
-        yield writer
-        writer.finish()
+        try:
+            yield writer
+            writer.finish()
+        except BaseException:
+            writer.abandon()
+            raise
