@@ -92,6 +92,7 @@ def test_values_of_overrides_are_toml_and_a_bare_word_is_a_string() -> None:
     assert settings.training.dropout == 0.0
     assert isinstance(settings.training.dropout, float)
     assert (settings.data.corpus, settings.data.tokenizer) == ("a b.txt", "x/y")
+    assert load_settings(None, ["model.depth=3", "model.depth=4"]).model.depth == 4
 
 
 @pytest.mark.parametrize(

@@ -73,16 +73,22 @@ def load_settings(
     # One level: an option does not outrank --set, so two ends among them are a contradiction.
     given: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
-    named = ((k, v, f"--{k.partition('.')[2].replace('_', '-')}") for k, v in (options or {}).items())
-    for key, value, origin in (*(_parse_override(o) for o in overrides), *named):
-        if value is None:
-            continue
+
+    def give(key: str, value: Any, origin: str) -> None:
         section, _, name = key.partition(".")
-        if name in given.get(section, {}) and given[section][name] != value:
-            raise ConfigError(f"{origin}: {origins[key]} gives {key} another value")
         given.setdefault(section, {})[name] = value
         origins[key] = origin
         origins.setdefault(section, origin)
+
+    for override in overrides:  # of a key given twice, the last one counts
+        give(*_parse_override(override))
+    for key, value in (options or {}).items():
+        origin = f"--{key.partition('.')[2].replace('_', '-')}"
+        if value is None:
+            continue
+        if key in origins and given[key.partition(".")[0]][key.partition(".")[2]] != value:
+            raise ConfigError(f"{origin}: {origins[key]} gives {key} another value")
+        give(key, value, origin)
     laid.lay(given, lambda key: origins.get(key, "the command line"))
     return laid.settings()
 
