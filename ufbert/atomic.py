@@ -50,6 +50,8 @@ def write_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         if old:
             _carry_over(destination, temporary)
         for file in temporary.rglob("*"):
+            if file.is_file():  # some writers make files that only their owner may read
+                file.chmod(0o666 & ~_umask())
             _sync(file)
         _sync(temporary)
         if old and _exchange(temporary, destination):
