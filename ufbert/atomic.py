@@ -113,14 +113,13 @@ def explain_failure(error: OSError, destination: Path) -> NoReturn:
 
 
 def _carry_over(old: Path, new: Path) -> None:
-    for file in old.rglob("*"):
-        copy = new / file.relative_to(old)
-        if file.is_file() and not copy.exists():
-            # A subfolder that the writer wrote anew is complete as it is.
-            if copy.parent != new and copy.parent.exists() and file.parent.name == "training":
-                continue
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            os.link(file, copy)
+    """Link what the writer did not write; a folder that it did write is complete as it is."""
+    for entry in old.iterdir():
+        copy = new / entry.name
+        if entry.is_dir() and not copy.exists():
+            shutil.copytree(entry, copy, copy_function=os.link)
+        elif entry.is_file() and not copy.exists():
+            os.link(entry, copy)
 
 
 def _exchange(first: Path, second: Path) -> bool:
