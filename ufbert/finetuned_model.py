@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -16,7 +16,9 @@ from .heads import ClassificationHead, UltraFastBertForSequenceClassification
 from .sections import FinetuningSettings
 from .tokenization import load_tokenizer
 
-__all__ = ["load_model", "matching_tokenizer", "scale_output"]
+__all__ = ["LoadedModel", "load_model", "matching_tokenizer", "scale_output"]
+
+READS = {"first": "the first token", "mean": "the mean"}
 
 
 def matching_tokenizer(folder: Path, given: Path | None, vocab_size: int) -> Tokenizer:
@@ -35,10 +37,17 @@ def matching_tokenizer(folder: Path, given: Path | None, vocab_size: int) -> Tok
     return tokenizer
 
 
-def load_model(
-    folder: Path, data: TaskData, settings: FinetuningSettings
-) -> tuple[UltraFastBertForSequenceClassification, str]:
-    """The model to finetune, and a sentence on its head.
+class LoadedModel(NamedTuple):
+    """A model to finetune."""
+
+    model: UltraFastBertForSequenceClassification
+    head_is_new: bool
+    head: str
+    """Half a sentence on where the head comes from."""
+
+
+def load_model(folder: Path, data: TaskData, settings: FinetuningSettings) -> LoadedModel:
+    """The model to finetune.
 
     A checkpoint that already classifies into the same classes, with the same pooling, keeps its head; every
     other one gets a new head, drawn from torch's generator. Raises `CheckpointError`.
@@ -65,8 +74,7 @@ def load_model(
         if sorted(old) != sorted(new):
             reason = f"the checkpoint's is for {_listed(old)}, not {_listed(new)}"
         elif config.classifier_pooling != settings.pooling:
-            reason = f"the checkpoint's reads the {config.classifier_pooling} token, not the {settings.pooling}"
-            reason = reason.replace("the mean token", "the mean")
+            reason = f"the checkpoint's reads {READS[config.classifier_pooling]}, not {READS[settings.pooling]}"
         else:
             model = UltraFastBertForSequenceClassification.from_pretrained(folder, **dropout)
             # The same classes may be numbered in another order here.
@@ -76,13 +84,13 @@ def load_model(
                 scores.weight.copy_(scores.weight[order])
                 scores.bias.copy_(scores.bias[order])
             model.config = wanted
-            return model, f"goes on with the checkpoint's {kind}"
+            return LoadedModel(model, False, f"goes on with the checkpoint's {kind}")
     encoder = UltraFastBertModel.from_pretrained(folder, **dropout, **task)
     with torch.device("meta"):  # its encoder is replaced at once
         model = UltraFastBertForSequenceClassification(wanted)
     model.encoder = encoder
     model.classifier = ClassificationHead(wanted).apply(model.initialize)
-    return model, f"new {kind}: {reason}"
+    return LoadedModel(model, True, f"new {kind}: {reason}")
 
 
 def scale_output(model: UltraFastBertForSequenceClassification, factor: float, offset: float) -> None:

@@ -63,9 +63,8 @@ def finetune(
     data = load_task_data(request, settings.seed)
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        model, head = load_model(folder, data, settings)
-        run = FinetuningRun(model, tokens, data, settings, device, out, str(checkpoint), command)
-        run.introduce(head)
+        loaded = load_model(folder, data, settings)
+        run = FinetuningRun(loaded, tokens, data, settings, device, out, str(checkpoint), command)
         report = run.train()
     return FinetuningResult(out, report)
 

@@ -130,18 +130,18 @@ class FinetuningReport:
         """A row for each epoch and one for the baseline."""
         titles = list(self.figures(self.baseline))
         table = Table(title=f"{self.data.name}: {self._validation_words()}", title_justify="left")
+        table.caption, table.caption_justify = f"baseline: {self.baseline_name}", "left"
         table.add_column("epoch", no_wrap=True)
         for title in ("train loss", "validation loss", *titles, "seconds"):
             table.add_column(title, justify="right")
-        table.add_column("")
         for epoch in self.epochs:
             values = [figure(v) for v in self.figures(epoch.scores).values()]
-            saved = "saved" if epoch is self.kept else ""
+            saved = " saved" if epoch is self.kept else ""
             losses = (f"{epoch.train_loss:.4f}", f"{epoch.validation_loss:.4f}")
-            table.add_row(str(epoch.epoch), *losses, *values, f"{epoch.seconds:.1f}", saved)
+            table.add_row(f"{epoch.epoch}{saved}", *losses, *values, f"{epoch.seconds:.1f}")
         table.add_section()
         values = [figure(v) for v in self.figures(self.baseline).values()]
-        table.add_row(self.baseline_name, "", "", *values, "", "")
+        table.add_row("baseline", "", "", *values, "")
         return table
 
     def _validation_words(self) -> str:

@@ -6,22 +6,23 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 
 from .atomic import write_folder
+from .batching import length_batches
 from .classification_data import Split, TaskData
 from .devices import autocast, choose_precision
 from .errors import ConfigError
-from .finetuned_model import scale_output
+from .finetuned_model import LoadedModel, scale_output
 from .finetuning_report import EpochReport, FinetuningDisplay, FinetuningReport
 from .optimization import parameter_groups, set_learning_rate
 from .reporting import console, note
 from .sections import FinetuningSettings
-from .sequence_batches import Sequences, encode_sequences, evaluation_batches, training_batches
+from .sequence_batches import Sequences, encode_sequences, training_batches
 from .tasks import baseline_prediction
 
 __all__ = ["FinetuningRun", "learning_rate_share"]
@@ -47,8 +48,8 @@ class FinetuningRun:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        loaded: LoadedModel,
+        tokenizer: Tokenizer,
         data: TaskData,
         settings: FinetuningSettings,
         device: torch.device,
@@ -56,8 +57,9 @@ class FinetuningRun:
         source: str,
         command: str,
     ) -> None:
+        model = loaded.model
         self.data, self.settings, self.out, self.source, self.command = data, settings, out, source, command
-        self.tokenizer, self.device = tokenizer, device
+        self.tokenizer, self.device, self.head = tokenizer, device, loaded.head
         self.dtype = choose_precision(settings.precision, device)
         self.max_length = min(settings.max_length, model.config.max_position_embeddings)
         self.model = model.to(device)
@@ -76,7 +78,8 @@ class FinetuningRun:
             self.offset = float(np.mean(data.train.labels))
             self.factor = float(np.std(data.train.labels)) or 1.0
             self.labels = ((self.labels - self.offset) / self.factor).float()
-            scale_output(self.model, 1.0 / self.factor, -self.offset / self.factor)
+            if not loaded.head_is_new:
+                scale_output(self.model, 1.0 / self.factor, -self.offset / self.factor)
         self.report = self._new_report()
 
     def _encode(self, split: Split) -> Sequences:
@@ -105,7 +108,7 @@ class FinetuningRun:
         )
         return report
 
-    def introduce(self, head: str) -> None:
+    def introduce(self) -> None:
         """Say what is about to happen, and what the reader of the figures must know."""
         data = self.data
         classes = "values" if data.label_names is None else f"classes {', '.join(data.label_names[:10])}"
@@ -116,7 +119,7 @@ class FinetuningRun:
             f"{data.name}: {len(data.train):,} training rows of {data.train.source}, validation {validation}; {classes}"
         )
         precision = str(self.dtype).removeprefix("torch.")
-        note(f"{self.source}: {head}; {self.total_steps:,} steps on {self.device.type} in {precision}")
+        note(f"{self.source}: {self.head}; {self.total_steps:,} steps on {self.device.type} in {precision}")
         cut = self.train_sequences.cut + sum(s.cut for s in self.validation_sequences)
         if cut:
             rows = len(self.train_sequences) + sum(map(len, self.validation_sequences))
@@ -128,6 +131,7 @@ class FinetuningRun:
     def train(self) -> FinetuningReport:
         """All epochs. Raises `KeyboardInterrupt` once what there is has been saved."""
         settings, report = self.settings, self.report
+        self.introduce()
         optimizer = torch.optim.AdamW(
             parameter_groups(self.model, settings.weight_decay),
             lr=settings.learning_rate,
@@ -239,7 +243,7 @@ class FinetuningRun:
         self.model.eval()
         logits = torch.empty(len(sequences), config.num_labels)
         with torch.inference_mode(), autocast(self.device, self.dtype):
-            for rows in evaluation_batches(sequences, EVALUATION_BATCH_SIZE):
+            for rows in length_batches(sequences.lengths, EVALUATION_BATCH_SIZE, 0):
                 batch = sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
                 logits[rows] = self.model(**{k: v.to(self.device) for k, v in batch.items()}).logits.float().cpu()
         return logits

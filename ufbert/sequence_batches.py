@@ -12,12 +12,12 @@ import torch
 
 from .tokenization import encode_batch
 
-__all__ = ["Sequences", "encode_sequences", "evaluation_batches", "training_batches"]
+__all__ = ["Sequences", "encode_sequences", "training_batches"]
 
 ENCODED_AT_ONCE = 1024
 # Training batches are drawn from so many batches' worth of rows sorted by length: padding nearly vanishes,
-# and the order stays random. On RTE (batch 16) it leaves 7 % of the positions to padding, against 42 %
-# when batches are drawn at random.
+# and the order stays random. In batches of 16 it leaves 4 % of the positions of SST-2 to padding (1 % of RTE),
+# against 63 % (32 %) when batches are drawn at random.
 BATCHES_SORTED_TOGETHER = 50
 
 
@@ -33,6 +33,11 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of every row, special ones included."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
 
     def batch(self, rows: Sequence[int], pad_token_id: int, token_types: bool) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask` and, with `token_types`, `token_type_ids` (B, T) of some rows."""
@@ -74,7 +79,7 @@ def training_batches(
     sequences: Sequences, batch_size: int, generator: np.random.Generator
 ) -> Iterator[npt.NDArray[np.int64]]:
     """The row numbers of an epoch's batches: all rows once, in random order, alike in length within a batch."""
-    lengths = np.array([len(ids) for ids in sequences.ids])
+    lengths = sequences.lengths
     order = generator.permutation(len(sequences))
     batches = []
     for start in range(0, len(order), batch_size * BATCHES_SORTED_TOGETHER):
@@ -83,11 +88,3 @@ def training_batches(
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     for i in generator.permutation(len(batches)):
         yield batches[i]
-
-
-def evaluation_batches(sequences: Sequences, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The row numbers of all rows, sorted by length."""
-    lengths = np.array([len(ids) for ids in sequences.ids])
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
