@@ -87,7 +87,7 @@ def test_own_files_from_end_to_end(run: Finetune, here: Path) -> None:
     assert "baseline: most frequent class" in shown
     assert "…" not in shown  # the table fits into 80 columns
     assert "saved to out: epoch " in shown
-    assert "accuracy 1.0000 (most frequent class 0.5000)" in shown
+    assert "accuracy 1.0000 (most frequent class: 0.5000)" in shown
     assert UltraFastBertForSequenceClassification.from_pretrained("out").config.label_names == ["neg", "pos"]
     card = (here / "out/README.md").read_text()
     assert "ufbert finetune tiny --train train.csv --validation validation.csv" in card

@@ -251,6 +251,14 @@ def test_a_classifier_of_the_same_classes_keeps_its_head_in_any_order(
     assert read_config(tmp_path / "fourth").classifier_pooling == "first"
 
 
+def test_a_score_that_is_no_better_than_the_baseline_is_said_to_be(
+    checkpoint: Path, rows: DataRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = FinetuningSettings(epochs=1, learning_rate=0.0, device="cpu")
+    finetune(checkpoint, rows, settings, tmp_path / "out")
+    assert capsys.readouterr().err.endswith("; no better than the most frequent class\n")
+
+
 def test_settings_reach_the_saved_model(checkpoint: Path, rows: DataRequest, tmp_path: Path) -> None:
     settings = FinetuningSettings(epochs=1, dropout=0.3, pooling="first", device="cpu", keep="last")
     finetune(checkpoint, rows, settings, tmp_path / "out")
@@ -266,7 +274,7 @@ def test_the_best_epoch_is_kept_or_the_last(
 ) -> None:
     figures = [0.5, 0.9, 0.7]
     for keep, expected in (("best", 2), ("last", 3)):
-        left = iter(figures)
+        left = iter([*figures, 0.0])  # the last for the baseline
         monkeypatch.setattr("ufbert.tasks.Measure.headline", lambda self, scores, left=left: next(left))
         settings = FinetuningSettings(epochs=3, device="cpu", keep=keep)
         result = finetune(checkpoint, rows, settings, tmp_path / keep)

@@ -120,11 +120,13 @@ class FinetuningReport:
         """The saved epoch's figures beside the baseline's."""
         if self.kept is None:
             return "not validated"
+        words = []
         baseline = self.figures(self.baseline)
-        return ", ".join(
-            f"{name} {figure(value)} ({self.baseline_name} {figure(baseline[name])})"
-            for name, value in self.figures(self.kept.scores).items()
-        )
+        for name, value in self.figures(self.kept.scores).items():
+            beside = "" if math.isnan(baseline[name]) else f" ({self.baseline_name}: {figure(baseline[name])})"
+            words.append(f"{name} {figure(value)}{beside}")
+        useless = self.kept.headline <= self.data.measure.headline(self.baseline)
+        return ", ".join(words) + (f"; no better than the {self.baseline_name}" if useless else "")
 
     def table(self) -> Table:
         """A row for each epoch and one for the baseline."""
@@ -132,7 +134,7 @@ class FinetuningReport:
         table = Table(title=f"{self.data.name}: {self._validation_words()}", title_justify="left")
         table.caption, table.caption_justify = f"baseline: {self.baseline_name}", "left"
         table.add_column("epoch", no_wrap=True)
-        for title in ("train loss", "validation loss", *titles, "seconds"):
+        for title in ("train loss", "val. loss", *titles, "seconds"):
             table.add_column(title, justify="right")
         for epoch in self.epochs:
             values = [figure(v) for v in self.figures(epoch.scores).values()]
@@ -202,7 +204,7 @@ class FinetuningDisplay:
         now = time.perf_counter()
         if not self.bar.disable:
             self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs}", state=state)
-        elif now - self.last_line > LINE_SECONDS:
+        elif now - self.last_line > LINE_SECONDS and step < self.total:
             left = (now - self.started) * (self.total - step) / step
             note(f"epoch {epoch}/{self.epochs}  step {step:,}/{self.total:,}  {state}  {duration(left)} left")
             self.last_line = now
