@@ -60,6 +60,8 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
             console().quiet = True
         if device.type == "cuda":
             device = torch.device("cuda", world.local_rank)
+        if plot is None and not can_plot():
+            note("No loss curve: it needs matplotlib (pip install 'ufbert[plot]')")
         with explain_out_of_memory(device):
             return Pretraining(plan, world, device, can_plot() if plot is None else plot).run()
 
