@@ -31,7 +31,8 @@ Floats = npt.NDArray[np.float32]
 _intrinsic: Any = intrinsic
 
 SQRT_HALF = np.float32(math.sqrt(0.5))
-TOKENS_PER_CHUNK = 4
+# A dense token takes long enough to be handed out alone; a walk does not.
+MOST_TOKENS_PER_CHUNK = 64
 
 
 @functools.cache
@@ -263,10 +264,11 @@ def _per_token(
     y = np.empty_like(x)
     addresses = [_address(name) for name in routines]
     tokens = x.shape[0]
+    size = max(1, min(MOST_TOKENS_PER_CHUNK, tokens // (4 * threads)))
 
     def work(chunk: int) -> None:
-        start = chunk * TOKENS_PER_CHUNK
-        function(*addresses, x, w_in, b_in, w_out, y, start, min(start + TOKENS_PER_CHUNK, tokens))
+        start = chunk * size
+        function(*addresses, x, w_in, b_in, w_out, y, start, min(start + size, tokens))
 
-    run_chunks(work, -(-tokens // TOKENS_PER_CHUNK), threads)
+    run_chunks(work, -(-tokens // size), threads)
     return y

@@ -14,7 +14,10 @@ import torch
 
 from .settings import usable_cores
 
-__all__ = ["CpuTimes", "cache_sizes", "cpu_times", "describe_machine", "foreign_share", "physical_memory"]
+__all__ = [
+    "CpuTimes", "available_memory", "cache_sizes", "cpu_times", "describe_machine", "foreign_share",
+    "physical_memory",
+]  # fmt: skip
 
 # Flags of /proc/cpuinfo that decide how fast a matrix product or a dot product can be.
 INSTRUCTION_SETS = (
@@ -90,6 +93,15 @@ def physical_memory() -> int | None:
         return None
 
 
+def available_memory() -> int | None:
+    """Bytes that can be allocated without swapping, or None where the system does not tell."""
+    try:
+        match = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) << 10 if match else None
+
+
 def loaded_blas() -> list[str]:
     """The BLAS libraries in this process, as threadpoolctl names them."""
     import scipy.linalg.blas  # noqa: F401  loads SciPy's, which the Level 1 to 3 rows use
@@ -134,7 +146,7 @@ def foreign_share(before: CpuTimes | None, after: CpuTimes | None) -> dict[str, 
     wall = after.wall - before.wall
     others = (after.system - before.system) - (after.own - before.own)
     return {
-        "busy_cores": round(max(0.0, others / wall), 3),
+        "busy_cores": round(min(float(os.cpu_count() or 1), max(0.0, others / wall)), 3),
         "stolen_cores": round(max(0.0, (after.stolen - before.stolen) / wall), 3),
     }
 

@@ -8,13 +8,15 @@ likely as the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from .settings import Shape
-
-__all__ = ["DenseWeights", "TreeWeights", "draw_dense", "draw_inputs", "draw_trees"]
+__all__ = [
+    "DenseWeights", "Operands", "Pool", "TreeWeights", "Weights", "draw_dense", "draw_inputs", "draw_trees",
+]  # fmt: skip
 
 BIAS_DEVIATION = 0.02
 CHUNK_ROWS = 4096
@@ -28,6 +30,11 @@ class DenseWeights:
     b_in: torch.Tensor
     w_out: torch.Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all three."""
+        return sum(w.nbytes for w in (self.w_in, self.b_in, self.w_out))
+
 
 @dataclass(frozen=True)
 class TreeWeights:
@@ -37,11 +44,34 @@ class TreeWeights:
     b_in: torch.Tensor
     w_out: torch.Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all three."""
+        return sum(w.nbytes for w in (self.w_in, self.b_in, self.w_out))
 
-def draw_dense(shape: Shape, neurons: int, seed: int, dtype: torch.dtype, device: torch.device) -> DenseWeights:
+
+Weights = DenseWeights | TreeWeights
+# By layer (ff, fff) and role (subject, control): the weights of each layer of a cycle.
+Operands = dict[tuple[str, str], list[Weights]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Random tokens (tokens, H), and for training the output's gradients of the same shape."""
+
+    x: torch.Tensor
+    grad_y: torch.Tensor | None
+
+    def batches(self, tokens: int) -> Iterator[Any]:
+        """The inputs of consecutive calls, `tokens` each: x, or (x, grad_y) for training."""
+        for start in range(0, len(self.x) - tokens + 1, tokens):
+            part = slice(start, start + tokens)
+            yield self.x[part] if self.grad_y is None else (self.x[part], self.grad_y[part])
+
+
+def draw_dense(hidden: int, neurons: int, seed: int, dtype: torch.dtype, device: torch.device) -> DenseWeights:
     """A dense layer of `neurons`; the same seed gives the same layer in every dtype, up to rounding."""
     generator = torch.Generator().manual_seed(seed)
-    hidden = shape.hidden_size
     return DenseWeights(
         w_in=_normal((neurons, hidden), hidden**-0.5, generator, dtype, device),
         b_in=_normal((neurons,), BIAS_DEVIATION, generator, dtype, device),

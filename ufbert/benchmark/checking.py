@@ -1,0 +1,64 @@
+"""Holds an implementation's result for a batch against the float64 reference, before anything is timed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .implementations import Implementation
+from .operands import DenseWeights, Operands, Pool, Weights
+from .reference import Check, check_output, dense_rows, walk_rows
+from .reference_gradients import check_training, dense_gradients, tree_gradients
+
+__all__ = ["Checker"]
+
+CHECKED_ROWS = 256
+CHECK_OPERATIONS = 2e10  # float64 operations that the dense reference may cost
+
+
+class Checker:
+    """The reference's results for the first batch of the pool, computed once per dtype, batch and layer."""
+
+    def __init__(self, operands: Operands, pool: Pool, dtype: torch.dtype, batch: int, *, training: bool) -> None:
+        self._operands, self._dtype, self._training = operands, dtype, training
+        self._pool, self._batch = pool, batch
+        self._known: dict[Any, Any] = {}
+
+    def check(self, implementation: Implementation, result: Any, tokens: int) -> Check:
+        """Compare what an implementation returned for the first `tokens` tokens of the pool."""
+        weights = self._operands[implementation.layer, implementation.role][0]
+        first = next(self._pool.batches(tokens))
+        key = (implementation.layer, implementation.role, tokens)
+        if self._training:
+            if key not in self._known:
+                self._known[key] = expected_gradients(weights, first)
+            return check_training(result, self._known[key], self._dtype)
+        rows = checked_rows(tokens, weights, first.device)
+        if key not in self._known:
+            self._known[key] = expected_rows(weights, first[rows])
+        expected, margin = self._known[key]
+        return check_output(result[rows], expected, self._dtype, margin)
+
+
+def expected_rows(weights: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """y of the rows x in float64, and for trees the margins."""
+    if isinstance(weights, DenseWeights):
+        return dense_rows(x, weights), None
+    walk = walk_rows(x, weights)
+    return walk.y, walk.margin
+
+
+def expected_gradients(weights: Weights, pair: tuple[torch.Tensor, torch.Tensor]) -> Any:
+    """The parts of a training step's result that are compared."""
+    if isinstance(weights, DenseWeights):
+        return dense_gradients(*pair, weights)
+    return tree_gradients(*pair, weights)
+
+
+def checked_rows(tokens: int, weights: Weights, device: torch.device) -> torch.Tensor:
+    """Rows of a batch to compare, first and last among them; all of a small batch."""
+    rows = CHECKED_ROWS
+    if isinstance(weights, DenseWeights):
+        rows = min(rows, max(2, int(CHECK_OPERATIONS / (4 * weights.w_in.numel()))))
+    return torch.linspace(0, tokens - 1, min(rows, tokens), device=device).round().long()

@@ -1,0 +1,130 @@
+"""What can be timed: every way to compute a layer, behind one interface.
+
+`prepare` gets a layer's weights, does everything that a user would do once (packing, compiling), and returns
+the function that is timed. In training that function returns (y, grad_x, grad_w_in, grad_b_in, grad_w_out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ufbert.errors import ConfigError
+
+from .operands import DenseWeights, TreeWeights
+
+__all__ = ["Absent", "Implementation", "Situation", "available", "differentiated"]
+
+Function = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What an implementation is prepared for."""
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    threads: int
+    direction: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """An implementation that could not be timed, and why."""
+
+    layer: str
+    implementation: str
+    dtype: str
+    reason: str
+    wrong: bool = False
+    """It ran, and gave a wrong result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """One row of the tables."""
+
+    name: str
+    layer: str
+    """`ff` (all neurons) or `fff` (one path per tree)."""
+    prepare: Callable[[Any, Situation], Function]
+    """(DenseWeights | TreeWeights, situation) -> the function to time."""
+    about: str
+    """One line for the list of names and the documentation."""
+    level: int | None = None
+    """BLAS level of the calls it is made of; None where that says nothing."""
+    role: str = "subject"
+    """`subject`, or `control`: the neurons of one path as a dense layer, without any tree."""
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    directions: tuple[str, ...] = ("forward", "training")
+    per_token: bool = False
+    """Tokens are computed one after the other, so a few of them tell the time per token."""
+    all_neurons: bool = False
+    """A fast feedforward layer by computing every neuron."""
+    own_threads: bool = False
+    """It spreads tokens over threads itself, each calling a BLAS that then must use one thread only."""
+    copies: float = 0.0
+    """Memory that `prepare` takes for itself, as a multiple of the weights'."""
+    default: bool = True
+    """Timed without being asked for by name."""
+    convert: Callable[[Any], Any] = field(default=lambda x: x)
+    """Input tensor (in training: x and the output's gradient) -> what the function takes; not timed."""
+    restore: Callable[[Any], Any] = field(default=lambda y: y)
+    """What the function returned -> tensors; not timed."""
+    missing: Callable[[], str | None] = field(default=lambda: None)
+    """Why this machine cannot run it, or None."""
+
+
+def available(
+    device: torch.device, dtype: str, direction: str, names: tuple[str, ...]
+) -> tuple[list[Implementation], list[Absent]]:
+    """The implementations to time, and those wanted but not to be had here with the reason.
+
+    `names` selects; empty takes the default ones. Raises `ConfigError` for an unknown name, listing all.
+    """
+    from .conditional import CONDITIONAL
+    from .dense import DENSE
+
+    everything = [*DENSE, *CONDITIONAL]
+    known = list(dict.fromkeys(i.name for i in everything))
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"unknown implementation {name!r}; known: {', '.join(known)}")
+    chosen, absent = [], []
+    for implementation in everything:
+        if implementation.name not in names if names else not implementation.default:
+            continue
+        if direction not in implementation.directions or device.type not in implementation.devices:
+            continue
+        reason = None if dtype in implementation.dtypes else f"has no {dtype}"
+        reason = reason or implementation.missing()
+        if reason:
+            absent.append(
+                Absent(layer=implementation.layer, implementation=implementation.name, dtype=dtype, reason=reason)
+            )
+        else:
+            chosen.append(implementation)
+    return chosen, absent
+
+
+def differentiated(
+    forward: Callable[..., torch.Tensor], weights: DenseWeights | TreeWeights, direction: str
+) -> Function:
+    """`forward(x, w_in, b_in, w_out)` as the function to time: alone, or with all gradients by autograd."""
+    if direction == "forward":
+        operands = (weights.w_in, weights.b_in, weights.w_out)
+        return lambda x: forward(x, *operands)
+    leaves = [w.detach().requires_grad_() for w in (weights.w_in, weights.b_in, weights.w_out)]
+
+    def both(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        x, grad_y = pair
+        x = x.detach().requires_grad_()
+        y = forward(x, *leaves)
+        return (y.detach(), *torch.autograd.grad(y, (x, *leaves), grad_y))
+
+    return both

@@ -1,0 +1,281 @@
+"""Times one layer, dense and fast feedforward, in every implementation, over batch sizes.
+
+For each dtype and batch size: prepare every implementation for every layer of the cycle, check its result,
+then let all of them take turns, each once with one layer's weights over and over (`warm`) and once with all
+layers in turn (`cycled`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .checking import Checker
+from .dense import DENSE
+from .implementations import Absent, Implementation, Situation, available
+from .limits import Traffic, share_of_limit
+from .machine import available_memory, physical_memory
+from .operands import Operands, Pool, TreeWeights, Weights, draw_dense, draw_trees
+from .paths import path_statistics
+from .pool import draw_pool
+from .reference import Check, route
+from .results import Result, compare
+from .settings import BenchmarkSettings, Shape
+from .timing import Budget, Clock, Contestant, Spread, Threads, calibrate, race
+
+__all__ = ["LayerBenchmark"]
+
+# A call of an implementation that works token by token gets as many tokens as take about this long.
+PER_TOKEN_CALL_SECONDS = 0.02
+
+# Share of the free memory that an implementation's own copy of the weights may take.
+USABLE_MEMORY = 0.9
+
+
+@dataclass
+class Entry:
+    """One implementation at one batch size, prepared and checked."""
+
+    implementation: Implementation
+    functions: list[Callable[[Any], Any]]
+    tokens: int
+    check: Check
+
+
+class LayerBenchmark:
+    """The layer benchmark of one device; `note` gets a line whenever something has been reached."""
+
+    def __init__(
+        self,
+        settings: BenchmarkSettings,
+        device: torch.device,
+        limits: dict[str, Any],
+        threads: Threads,
+        budget: Budget,
+        note: Callable[[str], None],
+        advance: Callable[[float], None] = lambda _share: None,
+    ) -> None:
+        self.settings, self.device, self.limits = settings, device, limits
+        self.threads, self.budget, self.note, self.advance = threads, budget, note, advance
+        self.clock = Clock(device)
+        self.layers = affordable_layers(settings)
+        self.results: list[Result] = []
+        self.absent: list[Absent] = []
+        self.paths: dict[str, Any] = {}
+
+    def run(self, reserve: float = 0.0) -> None:
+        """Time every dtype and batch size, leaving `reserve` seconds of the budget."""
+        settings = self.settings
+        weights = [cell_weight(settings.shape, batch) for _ in settings.dtypes for batch in settings.batches]
+        budget = Budget(max(1e-3, self.budget.left() - reserve))
+        done = 0
+        for name in settings.dtypes:
+            dtype = getattr(torch, name)
+            implementations, absent = available(self.device, name, settings.direction, settings.implementations)
+            self.absent += absent
+            operands = self.draw(dtype)
+            pool = draw_pool(settings, operands["fff", "subject"][0], dtype, self.device)
+            if not self.paths:
+                self.paths = self.describe_paths(operands, pool)
+            for batch in settings.batches:
+                self.note(f"{name}, batch {batch:,}")
+                seconds = budget.share(weights[done], sum(weights[done:]))
+                self.cell(implementations, operands, pool, dtype, batch, seconds)
+                done += 1
+                self.advance(sum(weights[:done]) / sum(weights))
+            del operands, pool  # before the next dtype's are drawn
+        compare(self.results)
+
+    def draw(self, dtype: torch.dtype) -> Operands:
+        """Weights of all layers, and of the controls, which have as many neurons as a token visits."""
+        shape, device = self.settings.shape, self.device
+        hidden, used = shape.hidden_size, shape.neurons_visited
+        seeds = [1000 * self.settings.seed + 4 * layer for layer in range(self.layers)]
+        return {
+            ("ff", "subject"): [draw_dense(hidden, shape.intermediate_size, s, dtype, device) for s in seeds],
+            ("ff", "control"): [draw_dense(hidden, used, s + 1, dtype, device) for s in seeds],
+            ("fff", "subject"): [draw_trees(hidden, shape.trees, shape.depth, s + 2, dtype, device) for s in seeds],
+            ("fff", "control"): [draw_trees(hidden, used, 0, s + 3, dtype, device) for s in seeds],
+        }
+
+    def describe_paths(self, operands: Operands, pool: Pool) -> dict[str, Any]:
+        """Where the pool's tokens go in the first layer's trees."""
+        weights = operands["fff", "subject"][0]
+        assert isinstance(weights, TreeWeights)
+        leaves = route(pool.x, weights).cpu().numpy()
+        return path_statistics(leaves, self.settings.shape.depth, self.settings.batches, self.settings.seed)
+
+    def cell(
+        self,
+        implementations: list[Implementation],
+        operands: Operands,
+        pool: Pool,
+        dtype: torch.dtype,
+        batch: int,
+        seconds: float,
+    ) -> None:
+        """One dtype and batch size."""
+        training = self.settings.direction == "training"
+        torch.compiler.reset()  # else the ninth batch size would hit the limit of recompilations
+        budget = Budget(seconds)
+        with contextlib.nullcontext() if training else torch.inference_mode():
+            checker = Checker(operands, pool, dtype, batch, training=training)
+            entries = [
+                entry
+                for implementation in implementations
+                if (entry := self.prepare(implementation, operands, pool, dtype, batch, checker))
+            ]
+            contestants = []
+            for entry in entries:
+                inputs = [entry.implementation.convert(given) for given in pool.batches(entry.tokens)]
+                kinds = [("warm", entry.functions[:1])]
+                if self.layers > 1:
+                    kinds.append(("cycled", entry.functions))
+                for kind, functions in kinds:
+                    contestant = Contestant(
+                        (entry, kind), functions, inputs, before=self.blas_setting(entry.implementation, entry.tokens)
+                    )
+                    calibrate(contestant, self.clock)
+                    contestants.append(contestant)
+            race(contestants, self.clock, max(0.0, budget.left()))
+        self.threads.set_blas(self.threads.threads)
+        self.results += [self.result(contestant, dtype, batch) for contestant in contestants]
+
+    def blas_setting(self, implementation: Implementation, tokens: int) -> Callable[[], None]:
+        """Sets the threads inside BLAS for an implementation: one, if tokens are spread over threads outside."""
+        number = 1 if implementation.own_threads and tokens > 1 else self.threads.threads
+        return lambda: self.threads.set_blas(number)
+
+    def prepare(
+        self,
+        implementation: Implementation,
+        operands: Operands,
+        pool: Pool,
+        dtype: torch.dtype,
+        batch: int,
+        checker: Checker,
+    ) -> Entry | None:
+        """Prepared for all layers and found right; else None, with the reason among `absent`."""
+        weights = operands[implementation.layer, implementation.role]
+        tokens = batch
+        if implementation.per_token:
+            tokens = min(batch, 4 * self.threads.threads)
+        wrong = False
+        try:
+            self.check_memory(implementation, weights)
+            functions = self.build(implementation, weights, dtype, tokens)
+            self.blas_setting(implementation, tokens)()
+            first = implementation.convert(next(pool.batches(tokens)))
+            check = checker.check(implementation, implementation.restore(functions[0](first)), tokens)
+            reason, wrong = check.failure, bool(check.failure)
+            if implementation.per_token and tokens < batch and not wrong:
+                per_token = self.clock.time([(functions[0], first)]) / tokens
+                wanted = int(PER_TOKEN_CALL_SECONDS / per_token) // tokens * tokens
+                tokens = max(tokens, min(batch, wanted))
+        except (RuntimeError, MemoryError) as error:  # torch reports failed compilations and allocations so
+            reason = f"failed: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+        if reason:
+            name = str(dtype).removeprefix("torch.")
+            self.absent.append(
+                Absent(
+                    layer=implementation.layer,
+                    implementation=implementation.name,
+                    dtype=name,
+                    reason=f"batch {batch}: {reason}",
+                    wrong=wrong,
+                )
+            )
+            return None
+        return Entry(implementation, functions, tokens, check)
+
+    def check_memory(self, implementation: Implementation, weights: list[Weights]) -> None:
+        """Raise MemoryError if the implementation's own copy of the weights would not fit."""
+        needed = implementation.copies * sum(w.nbytes for w in weights)
+        free = available_memory()
+        if self.device.type == "cpu" and free is not None and needed > USABLE_MEMORY * free:
+            raise MemoryError(
+                f"its copy of the weights takes {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+            )
+
+    def build(
+        self, implementation: Implementation, weights: list[Weights], dtype: torch.dtype, tokens: int
+    ) -> list[Callable[[Any], Any]]:
+        """The function to time, for each layer."""
+        situation = Situation(
+            device=self.device,
+            dtype=dtype,
+            batch=tokens,
+            threads=self.threads.threads,
+            direction=self.settings.direction,
+        )
+        return [implementation.prepare(layer, situation) for layer in weights]
+
+    def result(self, contestant: Contestant, dtype: torch.dtype, batch: int) -> Result:
+        """The figure, with its share of what the machine can do."""
+        entry, kind = contestant.key
+        implementation, check = entry.implementation, entry.check
+        shape = self.settings.shape
+        name = str(dtype).removeprefix("torch.")
+        control = implementation.role == "control"
+        conditional = implementation.layer == "fff"
+        dense_neurons = shape.neurons_visited if control else shape.intermediate_size
+        neurons = shape.neurons_available if conditional and not control else dense_neurons
+        visited = shape.neurons_visited if conditional and not implementation.all_neurons else neurons
+        spread = Spread.of(contestant.samples)
+        layers = len(contestant.functions)
+        item_bytes = dtype.itemsize
+        one_by_one = implementation.per_token or (conditional and not control and not implementation.all_neurons)
+        traffic = Traffic(shape, visited, entry.tokens, item_bytes, per_token=one_by_one)
+        training = self.settings.direction == "training"
+        return Result(
+            layer=implementation.layer,
+            implementation=implementation.name,
+            level=implementation.level,
+            role=implementation.role,
+            device=self.device.type,
+            dtype=name,
+            threads=self.threads.threads,
+            batch=batch,
+            direction=self.settings.direction,
+            weights=kind,
+            layers=layers,
+            trees=(shape.neurons_visited if control else shape.trees) if conditional else None,
+            depth=(0 if control else shape.depth) if conditional else None,
+            hidden_size=shape.hidden_size,
+            neurons=neurons,
+            neurons_visited=visited,
+            timed_tokens=entry.tokens,
+            spread=spread,
+            samples=len(contestant.samples),
+            calls_per_sample=contestant.calls_per_sample,
+            checked_tokens=check.tokens,
+            largest_error=check.error,
+            diverted_tokens=check.diverted,
+            limits=share_of_limit(
+                traffic,
+                spread.median,
+                name,
+                2 * neurons * shape.hidden_size * item_bytes * layers,
+                self.limits,
+                passes=3.0 if training else 1.0,
+            ),
+        )
+
+
+def cell_weight(shape: Shape, batch: int) -> float:
+    """Expected seconds of a batch size's three rounds; only the proportions matter."""
+    return 1.5 + 3e-3 * batch * shape.intermediate_size * shape.hidden_size / (4095 * 768)
+
+
+def affordable_layers(settings: BenchmarkSettings) -> int:
+    """The layers to cycle through: as many as asked for, or as fit into half of the memory."""
+    shape = settings.shape
+    item = max(getattr(torch, name).itemsize for name in settings.dtypes)
+    copies = 1 + sum(implementation.copies for implementation in DENSE if implementation.default)
+    one = 2 * shape.hidden_size * item * (copies * shape.intermediate_size + shape.neurons_available)
+    memory = physical_memory()
+    return settings.layers if memory is None else max(1, min(settings.layers, int(memory / 2 / one)))

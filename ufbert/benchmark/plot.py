@@ -1,0 +1,195 @@
+"""The figure of a layer benchmark: speedup over batch size, and time over depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ufbert.atomic import write_file
+from ufbert.errors import ConfigError, MissingExtraError
+
+from .results import REPORTED, Report, Result
+
+__all__ = ["check_plot", "draw"]
+
+FORMATS = (".svg", ".png", ".pdf")
+# Okabe & Ito's palette, told apart by colour-blind readers; one colour a method, one line style a kind of weights.
+COLOURS = {
+    "ufbert": "#0072B2",
+    "ufbert-kernel": "#56B4E9",
+    "torch-bmm": "#E69F00",
+    "blas-dot-axpy": "#009E73",
+    "blas-gemv": "#CC79A7",
+    "torch-masked": "#D55E00",
+}
+LABELS = {
+    "ufbert": "ours",
+    "ufbert-kernel": "ours, kernel alone",
+    "torch-bmm": "PyTorch BMM",
+    "blas-dot-axpy": "BLAS Level 1",
+    "blas-gemv": "BLAS Level 2",
+    "torch-masked": "masked dense",
+}
+GREY = "#666666"
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+}
+
+
+def check_plot(path: Path) -> None:
+    """Raise `ConfigError` for a format we do not write, `MissingExtraError` without matplotlib."""
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"--plot {path}: the name must end in {', '.join(FORMATS)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot", "bench --plot") from None
+
+
+def draw(report: Report, path: Path) -> None:
+    """Write the figure. Raises `OutputError` if `path` exists or cannot be written."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        panels: list[Any] = [dtype for dtype in report.settings.dtypes if any_speedup(report, dtype)]
+        if report.sweep:
+            panels.append(None)
+        figure = Figure(figsize=(3.35 * max(1, len(panels)), 3.1), layout="constrained")
+        axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+        for axis, dtype in zip(axes, panels, strict=False):
+            if dtype is None:
+                draw_depths(axis, report.sweep)
+            else:
+                draw_speedups(axis, report, dtype)
+        with write_file(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata(path))
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """No date, so that the same figures give the same file."""
+    return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+
+
+def any_speedup(report: Report, dtype: str) -> bool:
+    """Whether this dtype has anything to show."""
+    return any(r.speedup_over_dense for r in report.results if r.dtype == dtype and r.layer == "fff")
+
+
+def draw_speedups(axis: Any, report: Report, dtype: str) -> None:
+    """Speedup over the fastest dense implementation, one line for each method and kind of weights."""
+    results = [
+        r
+        for r in report.results
+        if r.dtype == dtype and r.layer == "fff" and r.role == "subject" and r.speedup_over_dense
+    ]
+    order = list(COLOURS)
+    names = sorted({r.implementation for r in results}, key=lambda n: order.index(n) if n in order else 99)
+    for name in names:
+        for weights, line in (("warm", "-"), ("cycled", (0, (2.5, 1.5)))):
+            row = sorted(
+                (r for r in results if (r.implementation, r.weights) == (name, weights)), key=lambda r: r.batch
+            )
+            if row:
+                draw_line(axis, row, name, line, weights == "warm")
+    bound = report.settings.shape.bound
+    axis.axhline(bound, color=GREY, linewidth=0.8)
+    edge = {"xy": (1.0, 0), "xycoords": axis.get_yaxis_transform(), "fontsize": 6.5, "color": GREY, "ha": "right"}
+    annotate(axis, bound, f"bound {bound:,.0f}×", edge)
+    if as_in_the_paper(report):
+        for entry in REPORTED:
+            if entry["device"] == "cpu" and "speedup_over_dense" in entry:
+                value = float(entry["speedup_over_dense"])
+                axis.axhline(value, color=GREY, linewidth=0.6, linestyle=":")
+                annotate(axis, value, f"reported {value:.0f}× ({entry['implementation']})", edge)
+    axis.axhline(1.0, color="black", linewidth=0.6)
+    axis.set(xscale="log", yscale="log", xlabel="batch (tokens)", ylabel="speedup over the fastest dense layer")
+    axis.set_title(f"{dtype}, {threads(report.settings.threads)}", loc="left")
+    batches = sorted({r.batch for r in results})
+    axis.set_xticks(batches, [f"{b:,}" for b in batches])
+    axis.minorticks_off()
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    handles, labels = axis.get_legend_handles_labels()
+    from matplotlib.lines import Line2D
+
+    handles.append(Line2D([], [], color=GREY, linestyle=(0, (2.5, 1.5))))
+    labels.append(f"dashed: cycling {max((r.layers for r in results), default=1)} layers")
+    figure_legend(axis, handles, labels)
+
+
+def draw_line(axis: Any, row: list[Result], name: str, line: Any, labelled: bool) -> None:
+    """Medians, and the quartiles as a band."""
+    colour = COLOURS.get(name, "black")
+    batches = [r.batch for r in row]
+    speedups = [r.speedup_over_dense or 0.0 for r in row]
+    axis.plot(
+        batches, speedups, color=colour, linestyle=line, marker="o" if labelled else None,
+        label=LABELS.get(name, name) if labelled else None,
+    )  # fmt: skip
+    low = [s * r.spread.median / r.spread.upper for s, r in zip(speedups, row, strict=True)]
+    high = [s * r.spread.median / r.spread.lower for s, r in zip(speedups, row, strict=True)]
+    axis.fill_between(batches, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def annotate(axis: Any, value: float, text: str, edge: dict[str, Any]) -> None:
+    """A note on a horizontal line, at the right edge just above it."""
+    axis.annotate(text, **{**edge, "xy": (1.0, value)}, xytext=(0, 1.5), textcoords="offset points", va="bottom")
+
+
+def figure_legend(axis: Any, handles: list[Any], labels: list[str]) -> None:
+    """Below the axis, where it covers no line."""
+    axis.legend(
+        handles, labels, loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2, frameon=False,
+        handlelength=1.8, columnspacing=1.0, labelspacing=0.3,
+    )  # fmt: skip
+
+
+def as_in_the_paper(report: Report) -> bool:
+    """Whether the paper's figures are of this shape and device."""
+    shape = report.settings.shape
+    return report.settings.device == "cpu" and (shape.trees, shape.depth, shape.hidden_size) == (1, 11, 768)
+
+
+def draw_depths(axis: Any, sweep: list[Result]) -> None:
+    """Time over depth: neurons double with each level, the time of ours should grow by a constant."""
+    ours = sorted((r for r in sweep if r.layer == "fff"), key=lambda r: r.depth or 0)
+    dense = sorted((r for r in sweep if r.layer == "ff"), key=lambda r: r.neurons)
+    depths = [r.depth for r in ours]
+    if dense:
+        axis.plot(
+            [(r.neurons + 1).bit_length() - 2 for r in dense], [r.microseconds_per_token for r in dense],
+            color=GREY, marker="s", label=f"dense ({dense[0].implementation})",
+        )  # fmt: skip
+    axis.plot(depths, [r.microseconds_per_token for r in ours], color=COLOURS["ufbert"], marker="o", label="ours")
+    scale = 1e6 / ours[0].timed_tokens
+    axis.fill_between(
+        depths, [r.spread.lower * scale for r in ours], [r.spread.upper * scale for r in ours],
+        color=COLOURS["ufbert"], alpha=0.15, linewidth=0,
+    )  # fmt: skip
+    axis.set(yscale="log", xlabel="depth (neurons in brackets)", ylabel="microseconds a token")
+    axis.set_xticks(depths[::3], [f"{r.depth}\n({r.neurons:,})" for r in ours[::3]])
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_title(f"one tree, {ours[0].dtype}, batch {ours[0].batch:,}, {threads(ours[0].threads)}", loc="left")
+    figure_legend(axis, *axis.get_legend_handles_labels())
+
+
+def threads(number: int) -> str:
+    """In words."""
+    return "1 thread" if number == 1 else f"{number} threads"

@@ -1,0 +1,154 @@
+"""A whole benchmark run: measure the machine, time, warn, show, write."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ufbert.atomic import check_new
+from ufbert.devices import choose_device
+from ufbert.errors import BackendError, ConfigError
+from ufbert.reporting import note, progress, show_log
+
+from .depth_sweep import sweep_depths
+from .layer import LayerBenchmark
+from .limits import measure_limits
+from .machine import cpu_times, describe_machine, foreign_share
+from .models import ModelBenchmark
+from .plot import check_plot, draw
+from .results import WIDE_SPREAD, Report
+from .settings import BenchmarkSettings
+from .tables import show
+from .timing import Budget, Threads
+
+__all__ = ["measure", "run_benchmark"]
+
+# Cores that others may use before a figure becomes doubtful.
+BUSY_CORES = 0.1
+LOOK_SECONDS = 0.5
+SWEEP_SHARE = 0.25
+
+
+def run_benchmark(settings: BenchmarkSettings, json_file: Path | None = None, plot_file: Path | None = None) -> Report:
+    """Measure, show the tables on stdout, and write the files asked for.
+
+    Raises `BackendError` if the device is not there, and at the end if an implementation gave a wrong result
+    (it was not timed); `OutputError` for a file that exists; `MissingExtraError` for a plot without matplotlib.
+    """
+    if json_file:
+        check_new(json_file, "results", "--json")
+    if plot_file:
+        if settings.subject != "layer":
+            raise ConfigError("--plot draws the layer benchmark; the encoder and training benchmarks have tables only")
+        check_plot(plot_file)
+        check_new(plot_file, "figure", "--plot")
+    show_log()
+    report = measure(settings, sweep=plot_file is not None)
+    show(report)
+    if json_file:
+        report.write(json_file)
+        note(f"wrote {json_file}")
+    if plot_file:
+        draw(report, plot_file)
+        note(f"wrote {plot_file}")
+    for warning in report.warnings[report.warned :]:
+        note(f"warning: {warning}")
+    if wrong := sorted({entry.implementation for entry in report.absent if entry.wrong}):
+        raise BackendError(f"wrong results, hence not timed: {', '.join(wrong)}; see the end of the table")
+    return report
+
+
+def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
+    """Everything but showing and writing; `sweep` adds the time over depth."""
+    started = time.monotonic()
+    device = choose_device(settings.device)
+    budget = Budget(settings.seconds)
+    report = Report(settings, describe_machine(device))
+    with progress() as bar, Threads(settings.threads) as threads:
+        before = cpu_times()
+        time.sleep(LOOK_SECONDS)
+        quiet = foreign_share(before, cpu_times())
+        report.machine["load_average_before"] = load_average()
+        report.machine["others_before"] = quiet
+        if quiet and max(quiet.values()) > BUSY_CORES:
+            report.warnings.append(
+                f"the machine was busy before the run: others used {quiet['busy_cores']:.1f} cores, the host took "
+                f"{quiet['stolen_cores']:.1f}; figures will be too slow and may compare unfairly"
+            )
+            note(f"warning: {report.warnings[0]}")
+            report.warned = 1
+        task = bar.add_task("measuring the machine", total=100)
+
+        def tell(text: str) -> None:
+            bar.update(task, description=text)
+            if bar.disable:
+                note(f"{time.monotonic() - started:5.0f} s  {text}")
+
+        def advance(share: float) -> None:
+            bar.update(task, completed=100 * share * (1 - SWEEP_SHARE if sweep else 1))
+
+        tell("measuring the machine")
+        report.machine["limits"] = limits = measure_limits(device, settings.dtypes, settings.threads)
+        begin = cpu_times()
+        if settings.subject == "layer":
+            layer = LayerBenchmark(settings, device, limits, threads, budget, tell, advance)
+            layer.run(reserve=SWEEP_SHARE * settings.seconds if sweep else 0.0)
+            report.results, report.absent, report.paths = layer.results, layer.absent, layer.paths
+            if layer.layers < settings.layers:
+                report.warnings.append(
+                    f"memory suffices for cycling through {layer.layers} layers, not {settings.layers}"
+                )
+            if sweep:
+                left = max(budget.left(), 0.5 * SWEEP_SHARE * settings.seconds)
+                report.sweep = sweep_depths(settings, device, limits, threads, left, dense_name(report), tell)
+        else:
+            models = ModelBenchmark(settings, device, budget, tell, advance)
+            models.run()
+            report.models, report.absent, report.paths = models.results, models.absent, models.paths
+        bar.update(task, completed=100)
+        report.machine["others_during"] = foreign_share(begin, cpu_times())
+    report.seconds = time.monotonic() - started
+    report.warnings += doubts(report)
+    return report
+
+
+def dense_name(report: Report) -> str | None:
+    """The dense implementation that won most often with warm weights; its times are shown over depth."""
+    first = report.settings.dtypes[0]
+    names = [r.fastest_dense for r in report.results if r.weights == "warm" and r.dtype == first and r.batch > 1]
+    found = [name for name in names if name]
+    return max(found, key=found.count) if found else None
+
+
+def doubts(report: Report) -> list[str]:
+    """What a reader should know before leaning on the figures."""
+    found = []
+    during: dict[str, Any] | None = report.machine["others_during"]
+    if during and max(during.values()) > BUSY_CORES:
+        found.append(
+            f"the machine was busy during the run: others used {during['busy_cores']:.1f} cores, the host took "
+            f"{during['stolen_cores']:.1f}"
+        )
+    if wide := report.wide():
+        worst = max(wide, key=lambda r: r.spread.relative)
+        found.append(
+            f"{len(wide)} of {len(report.results) + len(report.models)} figures have quartiles further apart than "
+            f"{100 * WIDE_SPREAD:.0f}% of the median; the widest is {worst.layer} {worst.implementation} "
+            f"at batch {worst.batch} ({100 * worst.spread.relative:.0f}%)"
+        )
+    if report.seconds > 1.2 * report.settings.seconds:
+        found.append(
+            f"the run took {report.seconds:.0f} s instead of {report.settings.seconds:.0f} s: compiling, checking and "
+            "three samples of each figure need that long"
+        )
+    return found
+
+
+def load_average() -> float | None:
+    """Of the last minute, or None where the system does not tell."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
