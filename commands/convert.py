@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from .finetune import command_line
+
 __all__ = ["convert"]
 
 
 def convert(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="New folder for the result.")],
     to: Annotated[
@@ -28,7 +31,9 @@ def convert(
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the text in jsonl, csv, tsv and parquet files.")] = "text",
     minutes: Annotated[float | None, typer.Option(help="Time the distillation may take. Default: 10.")] = None,
-    steps: Annotated[int | None, typer.Option(help="End-to-end steps, in place of --minutes.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of each layer and of the end-to-end training, in place of --minutes.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Texts of an end-to-end step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of the end-to-end training.")] = 1e-3,
     max_texts: Annotated[int, typer.Option(help="Read at most so many pieces of text from the corpus.")] = 100_000,
@@ -54,4 +59,4 @@ def convert(
             seed=seed,
             device=device,
         )
-    convert_checkpoint(source, destination, to=to, distillation=settings)
+    convert_checkpoint(source, destination, to=to, distillation=settings, command=command_line(context))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,8 +50,11 @@ def convert_checkpoint(
     *,
     to: str = "ultrafastbert",
     distillation: DistillationSettings | None = None,
+    command: str = "",
 ) -> None:
     """Write `source` to the new folder `destination`, saying on stderr what was done.
+
+    `command` is the command line for the model card.
 
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra.
@@ -82,14 +84,14 @@ def convert_checkpoint(
         note(f"{destination}: dense checkpoint that transformers loads")
         return
     if distillation is None:
-        _write(loaded, destination, figures={}, origin=_origin(loaded, "exactly, without training"))
+        _write(loaded, destination, command=command, figures={}, origin=_origin(loaded, "exactly, without training"))
         note(f"{destination}: {loaded.model_type} checkpoint {loaded.name}, converted exactly")
         return
     from .distillation import distil
 
     figures = distil(loaded, distillation)
     how = f"its dense feedforward layers distilled into {distillation.trees} trees of depth {distillation.depth}"
-    _write(loaded, destination, figures=figures, origin=_origin(loaded, how))
+    _write(loaded, destination, command=command, figures=figures, origin=_origin(loaded, how))
     note(f"{destination}: written")
 
 
@@ -98,7 +100,7 @@ def _origin(source: Source, how: str) -> str:
     return f"Converted from `{source.name}`, {kind} {source.model_type} checkpoint, {how}."
 
 
-def _write(source: Source, destination: Path, *, figures: dict[str, str], origin: str) -> None:
+def _write(source: Source, destination: Path, *, command: str, figures: dict[str, str], origin: str) -> None:
     model = source.model
     config = model.config.replace(architectures=(type(model).__name__,))
     card = model_card(
@@ -106,6 +108,6 @@ def _write(source: Source, destination: Path, *, figures: dict[str, str], origin
         title=destination.absolute().name,
         origin=origin,
         figures=figures,
-        command=shlex.join(["ufbert", *sys.argv[1:]]),
+        command=command or f"ufbert convert {shlex.quote(source.name)} {shlex.quote(str(destination))}",
     )
     model.save_pretrained(destination, tokenizer=source.tokenizer, card=card)

@@ -26,7 +26,7 @@ from ufbert.tokenization import save_tokenizer
 
 from .source import encoder_of
 
-__all__ = ["check_dense", "write_hugging_face"]
+__all__ = ["write_hugging_face"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,6 @@ _PRE_NORM = _Target(
 )
 
 
-def check_dense(config: UltraFastBertConfig, name: str) -> None:
-    """Raise `CheckpointError` unless a dense network of transformers computes the same function."""
-    _target(config, name)
-
-
 def _target(config: UltraFastBertConfig, name: str) -> _Target:
     if config.feedforward == "fff" and config.depth > 0:
         raise CheckpointError(
@@ -76,7 +71,10 @@ def _target(config: UltraFastBertConfig, name: str) -> _Target:
 
 
 def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, folder: Path, name: str) -> list[str]:
-    """Fill an existing folder with config, weights and tokenizer; returns notes on what was left behind."""
+    """Fill an existing folder with config, weights and tokenizer; returns notes on what was left behind.
+
+    Raises `CheckpointError` unless a dense network of transformers computes the same function.
+    """
     config = model.config
     target = _target(config, name)
     notes: list[str] = []
