@@ -8,11 +8,13 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from ufbert import UltraFastBertForMaskedLM, training_state
 from ufbert.checkpoint import read_config
@@ -25,6 +27,12 @@ from ufbert.settings import load_settings
 from ufbert.training_step import StepResult, TrainingStep
 
 WORDS = ("red", "green", "blue", "small", "large", "round", "cat", "dog", "bird", "tree", "runs", "sleeps", "sings")
+
+
+class Usage(NamedTuple):
+    """What `shutil.disk_usage` gives."""
+
+    free: int
 
 
 @pytest.fixture
@@ -348,6 +356,32 @@ def test_a_checkpoint_that_fails_on_the_way_does_not_end_the_run(
     assert report.state.complete
     assert "Not saved, will try again: " in (text := capfd.readouterr().err)
     assert "no space left on the disk" in text
+
+
+def test_a_disk_too_small_for_two_checkpoints_is_told_at_once(
+    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(free=100_000))
+    with pytest.raises(OutputError, match=r"run: the run's checkpoints need 0 MiB, the disk has 0 MiB left"):
+        pretrain(plan("run"))
+    assert not Path("run").exists()
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_the_last_checkpoint(
+    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill() -> None:
+        def fail(*args: Any, **kwargs: Any) -> None:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        monkeypatch.setattr("ufbert.checkpoint.save_file", fail)
+
+    at_step(7, fill, monkeypatch)
+    expected = r"/run: no space left on the disk; .*; the checkpoint of step 0 stays, continue it with --resume$"
+    with pytest.raises(OutputError, match=expected):
+        pretrain(plan("run"), plot=False)
+    monkeypatch.setattr("ufbert.checkpoint.save_file", save_file)
+    assert pretrain(plan("run", resume=True), plot=False).state.steps == 8
 
 
 def test_metrics_wait_for_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,11 @@ unpickles anything.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +22,9 @@ from torch import nn
 
 from .atomic import write_folder
 from .config import MODEL_TYPE, UltraFastBertConfig
-from .errors import CheckpointError, ConfigError, OutputError
+from .errors import CheckpointError, ConfigError
 
-__all__ = ["PretrainedModel", "locate_checkpoint", "read_config", "read_json"]
+__all__ = ["PretrainedModel", "locate_checkpoint", "read_config", "read_json", "write_tensors"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -83,6 +86,17 @@ def read_config(folder: Path) -> UltraFastBertConfig:
         return UltraFastBertConfig.from_dict(values, str(folder / CONFIG_FILE))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write a safetensors file. Raises `OSError` as other writing does, so that `write_folder` explains it."""
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The library passes the system's error on in its text alone.
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -171,10 +185,7 @@ class PretrainedModel(nn.Module):
         config = self.config.replace(architectures=(type(self).__name__,))
         (folder / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         state = {k: v.detach().cpu().contiguous() for k, v in self._file_names().items()}
-        try:
-            save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OutputError(f"{folder / WEIGHTS_FILE}: cannot be written: {error}") from error
+        write_tensors(state, folder / WEIGHTS_FILE)
         if tokenizer is not None:
             from .tokenization import save_tokenizer
 

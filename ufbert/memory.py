@@ -1,18 +1,20 @@
-"""Whether a training run fits into memory, told before anything is allocated."""
+"""Whether a training run fits into memory and onto the disk, told before anything is made."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from .config import UltraFastBertConfig
-from .errors import BackendError, ConfigError
+from .errors import BackendError, ConfigError, OutputError
 from .heads import UltraFastBertForMaskedLM
 from .tree import physical_memory
 
-__all__ = ["check_training_memory", "parameter_count"]
+__all__ = ["check_disk_space", "check_training_memory", "explain_out_of_memory", "parameter_count"]
 
 # float32 weights, their gradients, and AdamW's two moments.
 BYTES_PER_PARAMETER = 4 * 4
@@ -41,6 +43,21 @@ def check_training_memory(config: UltraFastBertConfig, device: torch.device) -> 
             f"training this model needs {needed / 2**30:,.1f} GiB for weights, gradients and AdamW's moments "
             f"({parameter_count(config):,} parameters), {owner} has {available / 2**30:,.1f} GiB; choose a "
             "smaller model.depth, model.trees, model.num_hidden_layers or model.hidden_size"
+        )
+
+
+def check_disk_space(folder: Path, config: UltraFastBertConfig) -> None:
+    """Raise `OutputError` if the checkpoints of a run in `folder` cannot fit beside each other.
+
+    A new checkpoint is complete before the old one goes; each has the weights and AdamW's two moments.
+    """
+    needed = 2 * 3 * 4 * parameter_count(config)
+    parent = next(p for p in folder.absolute().parents if p.exists())
+    free = shutil.disk_usage(parent).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: the run's checkpoints need {needed / 2**20:,.0f} MiB, the disk has {free / 2**20:,.0f} MiB "
+            "left; free some, or choose another --out"
         )
 
 

@@ -22,7 +22,7 @@ from .held_out import HeldOut
 from .interruption import Interruption
 from .loss_curve import LOSS_CURVE_FILE, can_plot, draw_loss_curve, require_plot
 from .mask_examples import example_sentences, fill_examples
-from .memory import check_training_memory, explain_out_of_memory
+from .memory import check_disk_space, check_training_memory, explain_out_of_memory
 from .metrics import METRICS_FILE, MetricsLog, keep_until, read_metrics
 from .model_card import model_card
 from .optimization import Schedule, build_optimizer
@@ -103,6 +103,7 @@ class Pretraining:
             vocab_size=self.model.config.vocab_size,
             probability=training.mlm_probability,
         )
+        self.saved_step = self.state.steps
         self.clock_start = 0.0
 
     def run(self) -> PretrainingReport:
@@ -116,7 +117,12 @@ class Pretraining:
                 self._measure()
                 self.metrics.add(**self._position(), held_out_loss=self.state.held_out.get("last"))
                 self.state.complete = True
-            self._save()
+            try:
+                self._save()
+            except OutputError as error:
+                raise OutputError(
+                    f"{error}; the checkpoint of step {self.saved_step:,} stays, continue it with --resume"
+                ) from error
         examples = []
         if not interrupted and self.world.leads:
             sentences = example_sentences(self.settings.data.corpus)
@@ -180,6 +186,7 @@ class Pretraining:
                 f"{config.hidden_size}, {config.neurons_used:,} of {config.neurons_available:,} neurons used, "
                 f"vocabulary of {config.vocab_size:,}, {str(self.dtype).removeprefix('torch.')}"
             )
+            check_disk_space(self.folder, config)
             self._measure()
             self._write(replace=False)
             self.metrics.add(**self._position(), held_out_loss=self.state.held_out.get("last"))
@@ -320,3 +327,4 @@ class Pretraining:
             if self.plot and replace:
                 rows = read_metrics(self.metrics.file)
                 draw_loss_curve(rows, temporary / LOSS_CURVE_FILE, self.folder.absolute().name)
+        self.saved_step = state.steps

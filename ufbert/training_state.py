@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from .checkpoint import read_json
-from .errors import CheckpointError, OutputError
+from .checkpoint import read_json, write_tensors
+from .errors import CheckpointError
 
 __all__ = ["STATE_FILE", "TrainingState", "load_optimizer", "read_state", "write_state"]
 
@@ -83,10 +83,7 @@ def write_state(folder: Path, state: TrainingState, model: nn.Module, optimizer:
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    try:
-        save_file(tensors, folder / OPTIMIZER_FILE)
-    except SafetensorError as error:
-        raise OutputError(f"{folder / OPTIMIZER_FILE}: cannot be written: {error}") from error
+    write_tensors(tensors, folder / OPTIMIZER_FILE)
 
 
 def load_optimizer(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
