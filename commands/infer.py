@@ -46,7 +46,7 @@ def infer(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip and count bad rows instead of stopping at the first.")
     ] = False,
-    top_k: Annotated[int, typer.Option(help="Candidates for each mask.")] = 5,
+    top_k: Annotated[int | None, typer.Option(help="Candidates for each mask.", show_default="5")] = None,
     pooling: Annotated[
         str | None,
         typer.Option(help="Embedding from the tokens' mean or from cls.", show_default="the checkpoint's, or mean"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -411,7 +411,19 @@ def test_bfloat16_changes_little_and_stores_the_matrices_once(tiny_checkpoints: 
     assert same["probability"] == pytest.approx(best["probability"], rel=0.05)
 
 
-def test_pipeline_imports_no_transformers() -> None:
-    code = "import sys, ufbert; ufbert.Pipeline; print(sorted({'transformers', 'datasets'} & set(sys.modules)))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "[]\n"
+def test_an_interrupt_while_kernels_load_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, tiny_checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    encode = UltraFastBertModel.encode
+
+    def swallowing(*arguments: Any) -> torch.Tensor:
+        with contextlib.suppress(KeyboardInterrupt):  # as a callback from C does
+            signal.raise_signal(signal.SIGINT)
+        return encode(*arguments)
+
+    monkeypatch.setattr(UltraFastBertModel, "encode", swallowing)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(tiny_checkpoints["encoder"])
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "Stopping when the kernels are loaded" in capsys.readouterr().err

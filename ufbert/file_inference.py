@@ -25,6 +25,7 @@ __all__ = ["infer_files"]
 SHOWN_BAD_ROWS = 5
 # Without a terminal there is no bar; a line so often tells a log that the work goes on.
 SECONDS_BETWEEN_NOTES = 30.0
+STDIN_FORMATS = ("txt", "jsonl", "csv", "tsv")
 SAMPLED_BYTES = 1 << 22
 
 
@@ -112,7 +113,9 @@ def infer_files(
         check_result_path(output, overwrite=overwrite)
     if threads is not None:
         _use_threads(threads)
-    source = Source(expand_paths(inputs), text_column, pair_column, tuple(id_columns), keep_text, input_format)
+    paths = expand_paths(inputs)
+    _check_input_format(input_format, paths)
+    source = Source(paths, text_column, pair_column, tuple(id_columns), keep_text, input_format)
     source.check(skip_bad)
     pipeline = Pipeline(checkpoint, **pipeline_options)
     _check_columns(pipeline, source, output)
@@ -171,6 +174,15 @@ def _use_threads(threads: int) -> None:
         raise ConfigError(f"threads must be at least 1, not {threads}")
     torch.set_num_threads(threads)  # CMM's kernels follow it
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # read when the tokenizer first works
+
+
+def _check_input_format(input_format: str | None, paths: Sequence[Path]) -> None:
+    if input_format is None:
+        return
+    if input_format not in STDIN_FORMATS:
+        raise ConfigError(f"unknown --input-format {input_format!r}; known: {', '.join(STDIN_FORMATS)}")
+    if STDIN not in paths:
+        raise ConfigError("--input-format is for standard input (-); a file's suffix says its format")
 
 
 def _check_columns(pipeline: Pipeline, source: Source, output: Path | None) -> None:

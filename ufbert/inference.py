@@ -27,6 +27,7 @@ from .encoder import UltraFastBertModel
 from .errors import CheckpointError, ConfigError, DataError
 from .fff import FFF
 from .heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
+from .interruption import Interruption
 from .predictions import Classify, Embed, FillMask, Prediction, Task
 from .tokenization import load_tokenizer
 
@@ -60,7 +61,7 @@ class Pipeline:
     `task` is `fill-mask`, `classify` or `embed`; by default what the checkpoint was made for. A text's result:
 
     - fill-mask: `{"masks": [[{"token", "probability"}, ...], ...], "filled": str | None}`, a list of the
-      `top_k` best tokens for each mask, and the text filled if it has one mask;
+      `top_k` (5) best tokens for each mask, and the text filled if it has one mask;
     - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model;
     - embed: a float32 array (H,), by `pooling` `mean` or `cls`, of length 1 if `normalize`; both default to
       what the checkpoint's provenance says, else mean and not normalised.
@@ -78,7 +79,7 @@ class Pipeline:
         folder: str | Path,
         task: str | None = None,
         *,
-        top_k: int = 5,
+        top_k: int | None = None,
         pooling: str | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
@@ -90,6 +91,7 @@ class Pipeline:
         self.folder = locate_checkpoint(folder)
         self.config = read_config(self.folder)
         self.task = _choose_task(task, self.config, str(folder))
+        _check_relevance(self.task, top_k=top_k, pooling=pooling, normalize=normalize)
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
         self.max_length = _check_length(max_length, self.config)
@@ -112,7 +114,7 @@ class Pipeline:
         provenance = self.config.provenance
         self.pooling = pooling or str(provenance.get("pooling", "mean"))
         self.normalize = bool(provenance.get("normalize", False)) if normalize is None else normalize
-        self._task = self._load(top_k)
+        self._task = self._load(5 if top_k is None else top_k)
 
     @property
     def precision(self) -> str:
@@ -189,17 +191,17 @@ class Pipeline:
     def _load(self, top_k: int) -> Task:
         if self.task == "fill-mask":
             masked_lm = UltraFastBertForMaskedLM.from_pretrained(self.folder)
-            self._prepare(masked_lm)
+            self._prepare(masked_lm, masked_lm.encoder)
             return FillMask(masked_lm, self.tokenizer, self.folder, top_k)
         if self.task == "classify":
             classifier = UltraFastBertForSequenceClassification.from_pretrained(self.folder)
-            self._prepare(classifier)
+            self._prepare(classifier, classifier.encoder)
             return Classify(classifier)
         encoder = UltraFastBertModel.from_pretrained(self.folder)
-        self._prepare(encoder)
+        self._prepare(encoder, encoder)
         return Embed(encoder, self.pooling, self.normalize)
 
-    def _prepare(self, model: PretrainedModel) -> None:
+    def _prepare(self, model: PretrainedModel, encoder: UltraFastBertModel) -> None:
         """Put the model on its device, on its backend, and its matrices in their precision, once."""
         for module in model.modules():
             if isinstance(module, FFF):
@@ -209,6 +211,13 @@ class Pipeline:
                 # copy, because the embedding stays as it is.
                 module.weight = nn.Parameter(module.weight.detach().to(self.dtype), requires_grad=False)
         model.requires_grad_(False).to(self.device)
+        # Kernels are compiled or loaded at their first use, within callbacks from C that swallow an exception:
+        # a Ctrl-C there would be lost. So that happens here, on one token, with interrupts held back.
+        interruption = Interruption("Stopping when the kernels are loaded; once more stops at once.")
+        with interruption, torch.inference_mode(), autocast(self.device, self.dtype):
+            encoder.encode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
+        if interruption.requested:
+            raise KeyboardInterrupt
 
 
 def _choose_task(task: str | None, config: UltraFastBertConfig, folder: str) -> str:
@@ -234,6 +243,14 @@ def _choose_task(task: str | None, config: UltraFastBertConfig, folder: str) -> 
         f"{folder}: holds {f'an {kind}' if kind else 'a model of unknown kind'}, which has no head for {task}; {cure}, "
         f"or use the task {usable}"
     )
+
+
+def _check_relevance(task: str, **options: object) -> None:
+    """Raise `ConfigError` for an option that another task has."""
+    for name, value in options.items():
+        owner = "fill-mask" if name == "top_k" else "embed"
+        if value is not None and task != owner:
+            raise ConfigError(f"{name} is an option of the task {owner}; the task here is {task}")
 
 
 def _check_length(max_length: int | None, config: UltraFastBertConfig) -> int:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait until a run has saved."""
+"""Ctrl-C and SIGTERM that wait until a run has saved, or until they can be obeyed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from .reporting import note
 __all__ = ["Interruption"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAVING = "Stopping after this micro-batch, then saving. Once more stops at once, back at the last checkpoint."
 
 
 class Interruption:
     """Within the block, the first SIGINT or SIGTERM sets `requested`; the second raises KeyboardInterrupt.
 
-    Outside the main thread, which alone receives signals, it does nothing.
+    `message` is what the person is told at the first one. Outside the main thread, which alone receives
+    signals, it does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = SAVING) -> None:
+        self.message = message
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -39,4 +42,4 @@ class Interruption:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        note("Stopping after this micro-batch, then saving. Once more stops at once, back at the last checkpoint.")
+        note(self.message)
