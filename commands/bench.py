@@ -63,7 +63,10 @@ def bench(
         Direction, typer.Option(help="A layer's forward pass alone, or forward and backward.")
     ] = Direction.forward,
     implementations: Annotated[
-        str, typer.Option(help="Comma-separated names to time instead of all; a wrong name lists them.")
+        str,
+        typer.Option(
+            help="Comma-separated names to time, such as ufbert or ff/torch-bmm; a wrong name lists them all."
+        ),
     ] = "",
     seconds: Annotated[float, typer.Option(min=0.0, help="Time budget of the whole run.")] = 100.0,
     seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,

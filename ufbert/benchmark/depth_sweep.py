@@ -52,11 +52,11 @@ def sweep_depths(
             batches=(batch,),
             dtypes=settings.dtypes[:1],
             layers=1,
-            implementations=("ufbert", dense) if dense else ("ufbert",),
+            implementations=("fff/ufbert", f"ff/{dense}") if dense else ("fff/ufbert",),
         )
         note(f"depth {depth}: {neurons:,} neurons, {depth + 1} visited")
         share = Budget(budget.share(1.0, len(DEPTHS) - DEPTHS.index(depth)))
         benchmark = LayerBenchmark(part, device, limits, threads, share, lambda _: None)
         benchmark.run()
-        results += [r for r in benchmark.results if r.implementation in part.implementations and r.role == "subject"]
+        results += benchmark.results
     return results

@@ -79,13 +79,19 @@ class Implementation:
     missing: Callable[[], str | None] = field(default=lambda: None)
     """Why this machine cannot run it, or None."""
 
+    @property
+    def full_name(self) -> str:
+        """With the layer, since the dense and the fast feedforward one share some names."""
+        return f"{self.layer}/{self.name}"
+
 
 def available(
     device: torch.device, dtype: str, direction: str, names: tuple[str, ...]
 ) -> tuple[list[Implementation], list[Absent]]:
     """The implementations to time, and those wanted but not to be had here with the reason.
 
-    `names` selects; empty takes the default ones. Raises `ConfigError` for an unknown name, listing all.
+    `names` selects, such as `torch-bmm` for both layers or `fff/torch-bmm` for one; empty takes the default
+    ones. Raises `ConfigError` for an unknown name, listing all.
     """
     from .conditional import CONDITIONAL
     from .dense import DENSE
@@ -93,11 +99,12 @@ def available(
     everything = [*DENSE, *CONDITIONAL]
     known = list(dict.fromkeys(i.name for i in everything))
     for name in names:
-        if name not in known:
+        if name not in known and name not in [i.full_name for i in everything]:
             raise ConfigError(f"unknown implementation {name!r}; known: {', '.join(known)}")
     chosen, absent = [], []
     for implementation in everything:
-        if implementation.name not in names if names else not implementation.default:
+        wanted = not {implementation.name, implementation.full_name}.isdisjoint(names)
+        if not (wanted if names else implementation.default):
             continue
         if direction not in implementation.directions or device.type not in implementation.devices:
             continue

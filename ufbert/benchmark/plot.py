@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ LABELS = {
     "torch-masked": "masked dense",
 }
 GREY = "#666666"
+# Behind notes, so that a line below does not strike them through.
+HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -69,18 +74,31 @@ def draw(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        panels: list[Any] = [dtype for dtype in report.settings.dtypes if any_speedup(report, dtype)]
+        dtypes = [dtype for dtype in report.settings.dtypes if any_speedup(report, dtype)]
+        panels: list[Callable[[Any], None]] = [
+            functools.partial(draw_speedups, report=report, dtype=dtype) for dtype in dtypes
+        ]
         if report.sweep:
-            panels.append(None)
-        figure = Figure(figsize=(3.35 * max(1, len(panels)), 3.1), layout="constrained")
-        axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
-        for axis, dtype in zip(axes, panels, strict=False):
-            if dtype is None:
-                draw_depths(axis, report.sweep)
+            panels += [functools.partial(draw_depths, sweep=report.sweep, alone=alone) for alone in (False, True)]
+        columns = min(2, len(panels)) or 1
+        rows = -(-len(panels) // columns) or 1
+        figure = Figure(figsize=(3.5 * columns, 3.2 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis, panel in itertools.zip_longest(axes, panels):
+            if panel is None:
+                axis.set_axis_off()
             else:
-                draw_speedups(axis, report, dtype)
+                panel(axis)
+        share_range(axes[: len(dtypes)])
         with write_file(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], metadata=metadata(path))
+
+
+def share_range(axes: Any) -> None:
+    """The same vertical range, so that the panels compare at a glance."""
+    limits = [limit for axis in axes for limit in axis.get_ylim()]
+    for axis in axes:
+        axis.set_ylim(min(limits), max(limits))
 
 
 def metadata(path: Path) -> dict[str, Any]:
@@ -111,14 +129,13 @@ def draw_speedups(axis: Any, report: Report, dtype: str) -> None:
                 draw_line(axis, row, name, line, weights == "warm")
     bound = report.settings.shape.bound
     axis.axhline(bound, color=GREY, linewidth=0.8)
-    edge = {"xy": (1.0, 0), "xycoords": axis.get_yaxis_transform(), "fontsize": 6.5, "color": GREY, "ha": "right"}
-    annotate(axis, bound, f"bound {bound:,.0f}×", edge)
-    if as_in_the_paper(report):
+    annotate(axis, bound, f"bound {bound:,.0f}×")
+    if dtype == "float32" and as_in_the_paper(report):
         for entry in REPORTED:
             if entry["device"] == "cpu" and "speedup_over_dense" in entry:
                 value = float(entry["speedup_over_dense"])
                 axis.axhline(value, color=GREY, linewidth=0.6, linestyle=":")
-                annotate(axis, value, f"reported {value:.0f}× ({entry['implementation']})", edge)
+                annotate(axis, value, f"reported {value:.0f}× ({entry['implementation']})")
     axis.axhline(1.0, color="black", linewidth=0.6)
     axis.set(xscale="log", yscale="log", xlabel="batch (tokens)", ylabel="speedup over the fastest dense layer")
     axis.set_title(f"{dtype}, {threads(report.settings.threads)}", loc="left")
@@ -131,7 +148,7 @@ def draw_speedups(axis: Any, report: Report, dtype: str) -> None:
 
     handles.append(Line2D([], [], color=GREY, linestyle=(0, (2.5, 1.5))))
     labels.append(f"dashed: cycling {max((r.layers for r in results), default=1)} layers")
-    figure_legend(axis, handles, labels)
+    legend_below(axis, handles, labels)
 
 
 def draw_line(axis: Any, row: list[Result], name: str, line: Any, labelled: bool) -> None:
@@ -148,15 +165,18 @@ def draw_line(axis: Any, row: list[Result], name: str, line: Any, labelled: bool
     axis.fill_between(batches, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def annotate(axis: Any, value: float, text: str, edge: dict[str, Any]) -> None:
+def annotate(axis: Any, value: float, text: str) -> None:
     """A note on a horizontal line, at the right edge just above it."""
-    axis.annotate(text, **{**edge, "xy": (1.0, value)}, xytext=(0, 1.5), textcoords="offset points", va="bottom")
+    axis.annotate(
+        text, xy=(1.0, value), xycoords=axis.get_yaxis_transform(), xytext=(0, 1.5), textcoords="offset points",
+        ha="right", va="bottom", fontsize=6.5, color=GREY, bbox=HALO,
+    )  # fmt: skip
 
 
-def figure_legend(axis: Any, handles: list[Any], labels: list[str]) -> None:
+def legend_below(axis: Any, handles: list[Any], labels: list[str], distance: float = 0.2) -> None:
     """Below the axis, where it covers no line."""
     axis.legend(
-        handles, labels, loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2, frameon=False,
+        handles, labels, loc="upper center", bbox_to_anchor=(0.45, -distance), ncols=2, frameon=False,
         handlelength=1.8, columnspacing=1.0, labelspacing=0.3,
     )  # fmt: skip
 
@@ -167,27 +187,37 @@ def as_in_the_paper(report: Report) -> bool:
     return report.settings.device == "cpu" and (shape.trees, shape.depth, shape.hidden_size) == (1, 11, 768)
 
 
-def draw_depths(axis: Any, sweep: list[Result]) -> None:
-    """Time over depth: neurons double with each level, the time of ours should grow by a constant."""
+def draw_depths(axis: Any, sweep: list[Result], alone: bool) -> None:
+    """Time over depth: neurons double with each level, the time of ours should grow by a constant.
+
+    `alone` leaves the dense layer out and is linear, so that a straight line is one.
+    """
     ours = sorted((r for r in sweep if r.layer == "fff"), key=lambda r: r.depth or 0)
     dense = sorted((r for r in sweep if r.layer == "ff"), key=lambda r: r.neurons)
     depths = [r.depth for r in ours]
-    if dense:
+    if dense and not alone:
         axis.plot(
             [(r.neurons + 1).bit_length() - 2 for r in dense], [r.microseconds_per_token for r in dense],
-            color=GREY, marker="s", label=f"dense ({dense[0].implementation})",
+            color=GREY, marker="s", label=f"dense, as many neurons ({dense[0].implementation})",
         )  # fmt: skip
-    axis.plot(depths, [r.microseconds_per_token for r in ours], color=COLOURS["ufbert"], marker="o", label="ours")
+    colour = COLOURS["ufbert"]
+    axis.plot(depths, [r.microseconds_per_token for r in ours], color=colour, marker="o", label=LABELS["ufbert"])
     scale = 1e6 / ours[0].timed_tokens
-    axis.fill_between(
-        depths, [r.spread.lower * scale for r in ours], [r.spread.upper * scale for r in ours],
-        color=COLOURS["ufbert"], alpha=0.15, linewidth=0,
-    )  # fmt: skip
-    axis.set(yscale="log", xlabel="depth (neurons in brackets)", ylabel="microseconds a token")
+    low, high = [r.spread.lower * scale for r in ours], [r.spread.upper * scale for r in ours]
+    axis.fill_between(depths, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.set(xlabel="depth (neurons)", ylabel="microseconds a token")
     axis.set_xticks(depths[::3], [f"{r.depth}\n({r.neurons:,})" for r in ours[::3]])
+    if alone:
+        axis.set_ylim(bottom=0)
+        axis.set_title("the same, ours alone, linear", loc="left")
+    else:
+        axis.set_yscale("log")
+        axis.minorticks_off()
+        axis.set_title(f"one tree, {ours[0].dtype}, batch {ours[0].batch:,}, {threads(ours[0].threads)}", loc="left")
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_title(f"one tree, {ours[0].dtype}, batch {ours[0].batch:,}, {threads(ours[0].threads)}", loc="left")
-    figure_legend(axis, *axis.get_legend_handles_labels())
+    if not alone:
+        handles, labels = axis.get_legend_handles_labels()
+        legend_below(axis, handles, labels, distance=0.3)
 
 
 def threads(number: int) -> str:

@@ -226,8 +226,8 @@ def path_lines(paths: dict[str, Any]) -> str:
     shares = paths["right_share_by_level"]
     layers = f" (mean of {paths['layers']} layers)" if "layers" in paths else ""
     lines = [
-        f"Paths{layers}: {paths['tokens']:,} tokens reach {paths['distinct_leaves']:,.0f} of "
-        f"{paths['leaves_per_tree']:,} leaves; uniformly random ones would reach "
+        f"Paths{layers}: {paths['tokens']:,.0f} tokens reach {paths['distinct_leaves']:,.0f} of "
+        f"{paths['leaves_per_tree']:,.0f} leaves; uniformly random ones would reach "
         f"{paths['expected_distinct_leaves']:,.0f}",
         f"  entropy of their use {paths['entropy_bits']:.2f} bits; uniformly random "
         f"{paths['expected_entropy_bits']:.2f}, at most {paths['maximum_entropy_bits']:.0f}",

@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Budget", "Clock", "Contestant", "Spread", "Threads", "calibrate", "race"]
+__all__ = ["LONG_CALL_SECONDS", "Budget", "Clock", "Contestant", "Spread", "Threads", "calibrate", "race"]
 
 # Long enough that a sample averages over interrupts of the timer, short enough for many samples.
 SAMPLE_SECONDS = 0.01
-LEAST_ROUNDS = 3
+# Rounds that are taken even if the budget is used up; fewer where one takes long.
+LEAST_ROUNDS = 5
+LEAST_LONG_ROUNDS = 3
+LONG_ROUND_SECONDS = 1.0
 MOST_ROUNDS = 60
 WARM_UP_SHARE = 0.25
 # A call of this length has every weight in the cache it fits into for nearly all of its time.
@@ -171,7 +174,8 @@ def race(
     Returns the number of rounds. The contestants must be calibrated.
     """
     cost = sum(c.seconds_per_call * (c.calls_per_sample + _warm_up(c)) for c in contestants)
-    rounds = max(LEAST_ROUNDS, min(MOST_ROUNDS, int(seconds / max(cost, 1e-9))))
+    least = LEAST_LONG_ROUNDS if cost > LONG_ROUND_SECONDS else LEAST_ROUNDS
+    rounds = max(least, min(MOST_ROUNDS, int(seconds / max(cost, 1e-9))))
     collecting = gc.isenabled()
     gc.disable()
     try:
