@@ -110,6 +110,15 @@ def test_compiled_layer_is_the_eager_one(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_inference_mode_computes_the_same(backend: str) -> None:
+    layer = FFF(12, 2, 3, backend=backend, initializer_range=0.5)
+    x = torch.randn(7, 12)
+    with torch.inference_mode():
+        y = layer(x)
+    torch.testing.assert_close(y, layer(x).detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_non_finite_token_harms_no_other(backend: str, bad: float) -> None:
     x, w_in, b_in, w_out = random_operands(9, 16, 2, 4, torch.float32)

@@ -70,7 +70,8 @@ class Embeddings(nn.Module):
             self.token_type = nn.Embedding(config.type_vocab_size, hidden)
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.fill_positions()
+        if not self.word.weight.is_meta:  # a checkpoint's reader fills them once the weights are there
+            self.fill_positions()
 
     def fill_positions(self) -> None:
         """Compute the fixed position table, which no checkpoint stores."""
