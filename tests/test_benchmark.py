@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from ufbert.benchmark import conditional, dense, machine
+from ufbert.benchmark.capacity import affordable_layers
 from ufbert.benchmark.checking import Checker
 from ufbert.benchmark.implementations import Implementation, Situation, available
-from ufbert.benchmark.layer import LayerBenchmark, affordable_layers
+from ufbert.benchmark.layer import LayerBenchmark
 from ufbert.benchmark.limits import Traffic, measure_limits, share_of_limit
 from ufbert.benchmark.machine import CpuTimes, describe_machine, foreign_share
 from ufbert.benchmark.operands import DenseWeights, Pool, TreeWeights, draw_dense, draw_inputs, draw_trees
@@ -513,13 +514,19 @@ class TestLayer:
         assert [(a.reason, a.wrong) for a in found.absent] == [("batch 8: failed: no compiler", False)]
 
     def test_copies_that_do_not_fit_are_not_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ufbert.benchmark.layer.available_memory", lambda: 1000)
+        monkeypatch.setattr("ufbert.benchmark.capacity.available_memory", lambda: 1000)
         found = self.run(tiny(implementations="blas-gemv", batches="8"))
         assert {r.layer for r in found.results} == {"fff"}
-        assert "its copy of the weights takes" in found.absent[0].reason
+        assert "its copies of weights take" in found.absent[0].reason
+
+    def test_gathered_rows_that_do_not_fit_are_not_gathered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ufbert.benchmark.capacity.available_memory", lambda: 100_000)
+        found = self.run(tiny(implementations="fff/torch-bmm", batches="8,1000"))
+        assert {r.batch for r in found.results} == {8}
+        assert found.absent[0].reason.startswith("batch 1000: its copies of weights take")
 
     def test_the_cycle_shrinks_to_what_fits(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ufbert.benchmark.layer.physical_memory", lambda: 24 << 30)
+        monkeypatch.setattr("ufbert.benchmark.capacity.physical_memory", lambda: 24 << 30)
         assert affordable_layers(BenchmarkSettings.from_options(), CPU) == 12
         assert affordable_layers(BenchmarkSettings.from_options(preset="gpt3"), CPU) == 1
 

@@ -122,7 +122,7 @@ CONDITIONAL = (
         about="BLAS Level 2: gemv over the trees per level and over the path at the end", **_BLAS,
     ),
     Implementation(
-        name="torch-bmm", layer="fff", prepare=batched_gather,
+        name="torch-bmm", layer="fff", prepare=batched_gather, gathers=True,
         about="the paper's PyTorch formulation: gathered rows in batched products",
     ),
     Implementation(

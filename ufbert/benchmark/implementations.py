@@ -70,6 +70,8 @@ class Implementation:
     """It spreads tokens over threads itself, each calling a BLAS that then must use one thread only."""
     copies: float = 0.0
     """Memory that `prepare` takes for itself, as a multiple of the weights'."""
+    gathers: bool = False
+    """It copies the rows of the visited neurons for each token."""
     default: bool = True
     """Timed without being asked for by name."""
     convert: Callable[[Any], Any] = field(default=lambda x: x)

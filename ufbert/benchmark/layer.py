@@ -8,17 +8,17 @@ layers in turn (`cycled`).
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .capacity import affordable_layers, check_memory
 from .checking import Checker
-from .dense import DENSE
 from .implementations import Absent, Implementation, Situation, available
 from .limits import Traffic, share_of_limit
-from .machine import available_memory, physical_memory
 from .operands import Operands, Pool, TreeWeights, Weights, draw_dense, draw_trees
 from .paths import path_statistics
 from .pool import draw_pool
@@ -32,8 +32,9 @@ __all__ = ["LayerBenchmark"]
 # A call of an implementation that works token by token gets as many tokens as take about this long.
 PER_TOKEN_CALL_SECONDS = 0.02
 
-# Share of the free memory that an implementation's own copy of the weights may take.
-USABLE_MEMORY = 0.9
+# A call that copies rows for each token may take this share of the budget. No dense layer is ever left out for
+# its time: what it is compared with would be slower.
+MOST_GATHERING = 0.03
 
 
 @dataclass
@@ -170,40 +171,43 @@ class LayerBenchmark:
             tokens = min(batch, 4 * self.threads.threads)
         wrong = False
         try:
-            self.check_memory(implementation, weights)
+            check_memory(implementation, weights, tokens, self.settings.direction, self.device)
             functions = self.build(implementation, weights, dtype, tokens)
             self.blas_setting(implementation, tokens)()
             first = implementation.convert(next(pool.batches(tokens)))
-            check = checker.check(implementation, implementation.restore(functions[0](first)), tokens)
+            started = time.monotonic()
+            result = functions[0](first)
+            seconds = time.monotonic() - started
+            check = checker.check(implementation, implementation.restore(result), tokens)
             reason, wrong = check.failure, bool(check.failure)
             if implementation.per_token and tokens < batch and not wrong:
                 per_token = self.clock.time([(functions[0], first)]) / tokens
                 wanted = int(PER_TOKEN_CALL_SECONDS / per_token) // tokens * tokens
                 tokens = max(tokens, min(batch, wanted))
-        except (RuntimeError, MemoryError) as error:  # torch reports failed compilations and allocations so
-            reason = f"failed: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+            elif implementation.gathers and not wrong and seconds > max(0.5, MOST_GATHERING * self.settings.seconds):
+                reason = f"a single call takes {seconds:.1f} s"
+        except MemoryError as error:
+            reason = str(error)
+        except RuntimeError as error:  # torch reports failed compilations and allocations so
+            reason = f"failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
         if reason:
-            name = str(dtype).removeprefix("torch.")
-            self.absent.append(
-                Absent(
-                    layer=implementation.layer,
-                    implementation=implementation.name,
-                    dtype=name,
-                    reason=f"batch {batch}: {reason}",
-                    wrong=wrong,
-                )
-            )
+            self.leave_out(implementation, dtype, batch, reason, wrong=wrong)
             return None
         return Entry(implementation, functions, tokens, check)
 
-    def check_memory(self, implementation: Implementation, weights: list[Weights]) -> None:
-        """Raise MemoryError if the implementation's own copy of the weights would not fit."""
-        needed = implementation.copies * sum(w.nbytes for w in weights)
-        free = available_memory()
-        if self.device.type == "cpu" and free is not None and needed > USABLE_MEMORY * free:
-            raise MemoryError(
-                f"its copy of the weights takes {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+    def leave_out(
+        self, implementation: Implementation, dtype: torch.dtype, batch: int, reason: str, *, wrong: bool = False
+    ) -> None:
+        """Note among `absent` that an implementation is not timed at this batch size."""
+        self.absent.append(
+            Absent(
+                layer=implementation.layer,
+                implementation=implementation.name,
+                dtype=str(dtype).removeprefix("torch."),
+                reason=f"batch {batch}: {reason}",
+                wrong=wrong,
             )
+        )
 
     def build(
         self, implementation: Implementation, weights: list[Weights], dtype: torch.dtype, tokens: int
@@ -273,16 +277,3 @@ class LayerBenchmark:
 def cell_weight(shape: Shape, batch: int) -> float:
     """Expected seconds of a batch size's three rounds; only the proportions matter."""
     return 1.5 + 3e-3 * batch * shape.intermediate_size * shape.hidden_size / (4095 * 768)
-
-
-def affordable_layers(settings: BenchmarkSettings, device: torch.device) -> int:
-    """The layers to cycle through: as many as asked for, or as fit into half of the memory."""
-    shape = settings.shape
-    item = max(getattr(torch, name).itemsize for name in settings.dtypes)
-    copies = 1 + sum(implementation.copies for implementation in DENSE if implementation.default)
-    one = 2 * shape.hidden_size * item * (copies * shape.intermediate_size + shape.neurons_available)
-    if device.type == "cuda":
-        memory: int | None = torch.cuda.mem_get_info(device)[1]
-    else:
-        memory = physical_memory()
-    return settings.layers if memory is None else max(1, min(settings.layers, int(memory / 2 / one)))
