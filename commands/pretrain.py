@@ -13,7 +13,7 @@ __all__ = ["pretrain"]
 def pretrain(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Corpora, the same as --corpus; what the shell makes of a glob."),
+        typer.Argument(metavar="[TEXT...]", help="Corpora, the same as --corpus; what the shell makes of a glob."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
@@ -24,7 +24,7 @@ def pretrain(
             "--corpus",
             metavar="PATH|GLOB|hub:NAME|embedded",
             help="Training text: txt, jsonl, csv, parquet (also .gz, .zst), a folder, a glob, a hub data set, "
-            "or the English that Python ships. May be repeated.  [default: embedded]",
+            "or the English that Python ships. May be repeated. Default: embedded",
         ),
     ] = None,
     validation_corpus: Annotated[
@@ -41,7 +41,7 @@ def pretrain(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder of the run; must not exist.  [default: the next free of runs/pretrain, runs/pretrain-2, ...]",
+            help="Folder of the run; must not exist. Default: the next free of runs/pretrain, runs/pretrain-2, ...",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many optimiser steps, ...")] = None,
@@ -56,7 +56,7 @@ def pretrain(
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order and masks.")] = None,
     plot: Annotated[
         bool | None,
-        typer.Option("--plot/--no-plot", help="Draw the loss curve, loss.png.  [default: if matplotlib is installed]"),
+        typer.Option("--plot/--no-plot", help="Draw the loss curve, loss.png. Default: if matplotlib is installed."),
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -8,7 +8,10 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
-from .reporting import console, note, progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Column
+
+from .reporting import console, note
 
 __all__ = ["TrainingDisplay", "duration"]
 
@@ -24,8 +27,16 @@ class TrainingDisplay:
     def __init__(self, work_done: float) -> None:
         """`work_done` is the share of the run's work that earlier sessions have done."""
         self.live = console().is_terminal
-        self.bar = progress("{task.fields[state]}")
-        self.task = self.bar.add_task("pretraining", total=100, completed=int(100 * work_done), state="")
+        # Short columns, and what matters most first: a narrow terminal cuts off the end.
+        self.bar = Progress(
+            BarColumn(bar_width=12),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
+            console=console(),
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task("", total=1.0, state="first step ...")
+        self.bar.update(self.task, completed=work_done)
         self.recent: deque[tuple[float, int, float]] = deque(maxlen=RECENT_STEPS)
         self.started = self.last_line = time.perf_counter()
         self.work_at_start = work_done
@@ -58,19 +69,15 @@ class TrainingDisplay:
         speed = sum(t for _, t, _ in self.recent) / max(1e-9, sum(s for _, _, s in self.recent))
         done = max(1e-9, work - self.work_at_start)
         left = (time.perf_counter() - self.started) * (1.0 - work) / done
-        parts = [
-            f"step {steps:,}",
-            f"loss {mean:.3f}",
-            *([f"held-out {held_out:.3f}"] if held_out is not None else []),
-            f"{speed:,.0f} tokens/s",
-            f"learning rate {learning_rate:.1e}",
-            f"{duration(left)} left",
-        ]
-        state = "  ".join(parts)
+        measured = [f"held-out {held_out:.3f}"] if held_out is not None else []
+        speed_text, left_text = f"{speed:,.0f} tokens/s", f"{duration(left)} left"
         if self.live:
-            self.bar.update(self.task, completed=100 * work, state=state)
+            parts = [f"loss {mean:.3f}", speed_text, left_text, f"lr {learning_rate:.1e}", *measured]
+            self.bar.update(self.task, completed=work, state="  ".join(parts))
         elif work >= self.next_milestone or time.perf_counter() - self.last_line > MILESTONE_SECONDS:
-            note(f"{100 * work:3.0f} %  {state}")
+            parts = [f"step {steps:,}", f"loss {mean:.3f}", *measured, speed_text]
+            parts += [f"learning rate {learning_rate:.1e}", left_text]
+            note(f"{100 * work:3.0f} %  {'  '.join(parts)}")
             self.next_milestone = (math.floor(work / MILESTONE + 1e-9) + 1) * MILESTONE
             self.last_line = time.perf_counter()
 
