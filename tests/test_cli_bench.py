@@ -77,6 +77,7 @@ def test_layer_tables_and_json(bench: Bench, tmp_path: Path) -> None:
         "over the same method",
         "over the fastest dense",
         "share of the bound",
+        "weights of one layer in float32: FFF 0 MiB, dense 0 MiB; the run took",
         "Reported by the paper for 1x11 (not measured here)",
         "48.0x", "78.0x", "40.0x",
         "Paths: 4,096 tokens reach 8 of 8 leaves",
@@ -92,6 +93,7 @@ def test_layer_tables_and_json(bench: Bench, tmp_path: Path) -> None:
     assert set(document) == expected
     assert document["machine"]["limits"] == LIMITS
     assert document["machine"]["processor"]
+    assert document["machine"]["peak_memory_bytes"] > 10**7
     settings = document["settings"]
     assert (settings["hidden_size"], settings["depth"], settings["batches"]) == (16, 3, [1, 8])
     assert settings["bound"] == 15 / 4

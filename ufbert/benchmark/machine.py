@@ -16,6 +16,7 @@ from .settings import usable_cores
 
 __all__ = [
     "CpuTimes", "available_memory", "cache_sizes", "cpu_times", "describe_machine", "foreign_share",
+    "peak_memory",
     "physical_memory",
 ]  # fmt: skip
 
@@ -100,6 +101,16 @@ def available_memory() -> int | None:
     except OSError:
         return None
     return int(match[1]) << 10 if match else None
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory this process has held at once, or None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def loaded_blas() -> list[str]:

@@ -15,7 +15,7 @@ from ufbert.reporting import note, progress, show_log
 from .depth_sweep import sweep_depths
 from .layer import LayerBenchmark
 from .limits import measure_limits
-from .machine import cpu_times, describe_machine, foreign_share
+from .machine import cpu_times, describe_machine, foreign_share, peak_memory
 from .models import ModelBenchmark
 from .plot import check_plot, draw
 from .results import WIDE_SPREAD, Report
@@ -109,6 +109,7 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
             report.models, report.absent, report.paths = models.results, models.absent, models.paths
         bar.update(task, completed=100)
         report.machine["others_during"] = foreign_share(begin, cpu_times())
+        report.machine["peak_memory_bytes"] = peak_memory()
     report.seconds = time.monotonic() - started
     report.warnings += doubts(report)
     return report

@@ -36,6 +36,10 @@ class Shape:
         """Neurons a token uses."""
         return self.trees * (self.depth + 1)
 
+    def weight_bytes(self, neurons: int, item_bytes: int) -> int:
+        """Of a layer of so many neurons, with a bias each."""
+        return neurons * (2 * self.hidden_size + 1) * item_bytes
+
     @property
     def bound(self) -> float:
         """The largest possible speedup over the dense layer: its neurons over those visited."""

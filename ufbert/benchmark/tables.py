@@ -61,6 +61,11 @@ def describe(report: Report) -> str:
         f"{shape.neurons_visited:,} of {shape.neurons_available:,} neurons visited, "
         f"against {shape.intermediate_size:,} dense neurons; bound {shape.bound:,.1f}x",
     ]
+    sizes = (shape.weight_bytes(n, 4) / 2**20 for n in (shape.neurons_available, shape.intermediate_size))
+    memory = "weights of one layer in float32: FFF {:,.0f} MiB, dense {:,.0f} MiB".format(*sizes)
+    if peak := machine.get("peak_memory_bytes"):
+        memory += f"; the run took {peak / 2**30:.1f} GiB at most"
+    lines.append(memory)
     if settings.subject == "layer":
         lines.append(f"direction: {settings.direction}; medians of interleaved samples, ± half the quartile distance")
     return "\n".join(lines)
