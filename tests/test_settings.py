@@ -79,7 +79,7 @@ def test_command_line_over_config_over_folder_over_defaults() -> None:
     config = write("own.toml", "[model]\ndepth = 4\ntrees = 4\n")
     settings = load_settings(config, ["model.depth=5"], options={"training.seed": 6, "data.corpus": None})
     model = settings.model
-    assert (model.depth, model.trees, model.hidden_size, model.num_hidden_layers) == (5, 4, 96, 4)
+    assert (model.depth, model.trees, model.hidden_size, model.num_hidden_layers) == (5, 4, 96, 2)
     assert settings.training.seed == 6
     assert settings.data.corpus == "embedded"
 

@@ -28,10 +28,10 @@ ENDS: dict[str, Any] = {"steps": 0, "tokens": 0, "budget": ""}
 
 
 def small_model() -> UltraFastBertConfig:
-    """The model of a run without arguments: 4 layers of 256, one tree of depth 7 (8 of 255 neurons used)."""
+    """The model of a run without arguments: 2 layers of 256, one tree of depth 7 (8 of 255 neurons used)."""
     return UltraFastBertConfig(
         hidden_size=256,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
         num_attention_heads=4,
         depth=7,
         intermediate_size=1024,
@@ -60,7 +60,7 @@ class DataSettings:
     """Lowercase and strip accents before a new tokenizer splits words."""
     min_frequency: int = 10
     """A new tokenizer makes no entry of a piece seen less often, so a small corpus gives a small vocabulary."""
-    sequence_length: int = 128
+    sequence_length: int = 32
     """Tokens in a packed block."""
     max_tokens_per_character: float = 0.0
     """Drop documents with more tokens per character than this; 0 keeps all. The paper's recipe has 0.25."""
@@ -90,7 +90,7 @@ class TrainingSettings:
     """Tokens of the run; 0 leaves the end to `steps` or `budget`."""
     budget: str = "90s"
     """Wall-clock time of the run (`90s`, `20m`, `24h`); empty leaves the end to `steps` or `tokens`."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Sequences of an optimiser step once the ramp is over. The paper's recipe has 8,192."""
     micro_batch_size: int = 32
     """Sequences of one forward and backward pass; the first step of the ramp has one of them."""
