@@ -30,12 +30,14 @@ def convert(
         typer.Option(help="Text to distil on: file, glob, folder or embedded; repeat it or separate by commas."),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the text in jsonl, csv, tsv and parquet files.")] = "text",
-    minutes: Annotated[float | None, typer.Option(help="Time the distillation may take. Default: 10.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time the distillation may take. Default: 10, unless --steps.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps of each layer and of the end-to-end training, in place of --minutes.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Texts of an end-to-end step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Peak rate of the end-to-end training.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of the end-to-end training.")] = 5e-4,
     max_texts: Annotated[int, typer.Option(help="Read at most so many pieces of text from the corpus.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the choice and order of texts.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

@@ -61,7 +61,7 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         UltraFastBertForSequenceClassification,
         UltraFastBertModel,
     )
-    from ufbert.tokenization import train_tokenizer
+    from ufbert.text.tokenization import train_tokenizer
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer(SENTENCES, 300, min_frequency=2)

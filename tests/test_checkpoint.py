@@ -76,9 +76,14 @@ def test_nothing_is_overwritten_unasked(saved: tuple[UltraFastBertForMaskedLM, P
 def test_a_failed_write_leaves_the_old_folder(saved: tuple[UltraFastBertForMaskedLM, Path]) -> None:
     _, folder = saved
     before = (folder / "model.safetensors").read_bytes()
-    with pytest.raises(KeyboardInterrupt), write_folder(folder, replace=True) as temporary:
-        (temporary / "model.safetensors").write_bytes(b"half")
-        raise KeyboardInterrupt
+
+    def write_half() -> None:
+        with write_folder(folder, replace=True) as temporary:
+            (temporary / "model.safetensors").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert (folder / "model.safetensors").read_bytes() == before
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ufbert.classification_data import DataRequest, TaskData, load_task_data
 from ufbert.errors import ConfigError, DataError
+from ufbert.finetuning.classification_data import DataRequest, TaskData, load_task_data
 
 
 def csv_file(path: Path, labels: list[str]) -> Path:

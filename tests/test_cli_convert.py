@@ -15,7 +15,7 @@ from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM, UltraFastBertM
 from ufbert.checkpoint import read_config
 from ufbert.commands.app import main
 from ufbert.conversion import load_source
-from ufbert.tokenization import load_tokenizer, train_tokenizer
+from ufbert.text.tokenization import load_tokenizer, train_tokenizer
 
 TEXTS = [
     f"The {adjective} {animal} {verb} near the {place}. It was {time}."

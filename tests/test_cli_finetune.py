@@ -17,7 +17,7 @@ import torch
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.checkpoint import read_config
 from ufbert.commands.app import main
-from ufbert.tokenization import train_tokenizer
+from ufbert.text.tokenization import train_tokenizer
 
 ROWS = [("a lovely film", "pos"), ("an awful film", "neg"), ("lovely and short", "pos"), ("awful and long", "neg")]
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ufbert import corpus as corpus_module
-from ufbert.corpus import PreparedCorpus, epoch_order, prepare_corpus
 from ufbert.errors import CheckpointError, DataError, OutputError
 from ufbert.settings import DataSettings
-from ufbert.tokenization import load_tokenizer, save_tokenizer, special_token_id
+from ufbert.text import corpus as corpus_module
+from ufbert.text.corpus import PreparedCorpus, epoch_order, prepare_corpus
+from ufbert.text.tokenization import load_tokenizer, save_tokenizer, special_token_id
 
 WORDS = [
     "the",
@@ -272,7 +272,7 @@ def test_a_hub_data_set(data: DataSettings, tmp_path: Path, streaming: bool, mon
 
 def test_an_unreachable_hub_is_one_line_and_no_noise(tmp_path: Path) -> None:
     program = (
-        "from ufbert.corpus import prepare_corpus; from ufbert.settings import DataSettings\n"
+        "from ufbert.text.corpus import prepare_corpus; from ufbert.settings import DataSettings\n"
         "from ufbert.errors import DataError\n"
         f"data = DataSettings(corpus='hub:someone/something', cache_dir={str(tmp_path)!r})\n"
         "try:\n    prepare_corpus(data, 500)\nexcept DataError as error:\n    print(error)\n"
@@ -331,9 +331,9 @@ def test_the_tokenizers_sample_is_even_and_bounded() -> None:
 
 def test_long_documents_are_encoded_as_if_whole(data: DataSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare_corpus(data, 500)
-    monkeypatch.setattr("ufbert.token_packing.PIECE_CHARACTERS", 20)
-    monkeypatch.setattr("ufbert.token_packing.BATCH_CHARACTERS", 100)
-    monkeypatch.setattr("ufbert.token_packing.COPIED_IDS", 7)
+    monkeypatch.setattr("ufbert.text.token_packing.PIECE_CHARACTERS", 20)
+    monkeypatch.setattr("ufbert.text.token_packing.BATCH_CHARACTERS", 100)
+    monkeypatch.setattr("ufbert.text.token_packing.COPIED_IDS", 7)
     cache = f"{data.cache_dir}/other"
     pieces = prepare_corpus(replace(data, cache_dir=cache), 500)
     assert not pieces.reused

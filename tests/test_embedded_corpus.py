@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ufbert import embedded_corpus
-from ufbert.embedded_corpus import embedded_documents, embedded_fingerprint
 from ufbert.errors import DataError
+from ufbert.text import embedded_corpus
+from ufbert.text.embedded_corpus import embedded_documents, embedded_fingerprint
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ from ufbert import (
 )
 from ufbert.checkpoint import read_config
 from ufbert.errors import CheckpointError, ConfigError, OutputError
-from ufbert.finetuning import DataRequest, finetune
-from ufbert.finetuning_report import EpochReport, FinetuningDisplay
-from ufbert.finetuning_run import learning_rate_share
+from ufbert.finetuning.recipe import DataRequest, finetune
+from ufbert.finetuning.report import EpochReport, FinetuningDisplay
+from ufbert.finetuning.run import learning_rate_share
+from ufbert.finetuning.sequence_batches import encode_sequences, training_batches
 from ufbert.sections import FinetuningSettings
-from ufbert.sequence_batches import encode_sequences, training_batches
-from ufbert.tokenization import encode_batch, load_tokenizer, train_tokenizer
+from ufbert.text.tokenization import encode_batch, load_tokenizer, train_tokenizer
 
 WORDS = ["the", "film", "was", "very", "quite", "really", "today", "again", "here", "there"]
 FAST = FinetuningSettings(epochs=4, learning_rate=1e-2, device="cpu", precision="float32")
@@ -275,7 +275,7 @@ def test_the_best_epoch_is_kept_or_the_last(
     figures = [0.5, 0.9, 0.7]
     for keep, expected in (("best", 2), ("last", 3)):
         left = iter([*figures, 0.0])  # the last for the baseline
-        monkeypatch.setattr("ufbert.tasks.Measure.headline", lambda self, scores, left=left: next(left))
+        monkeypatch.setattr("ufbert.finetuning.tasks.Measure.headline", lambda self, scores, left=left: next(left))
         settings = FinetuningSettings(epochs=3, device="cpu", keep=keep)
         result = finetune(checkpoint, rows, settings, tmp_path / keep)
         assert result.report.kept is not None
@@ -326,7 +326,7 @@ def test_ctrl_c_before_the_first_step_saves_nothing(
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ufbert.finetuning_run.training_batches", interrupt)
+    monkeypatch.setattr("ufbert.finetuning.run.training_batches", interrupt)
     with pytest.raises(KeyboardInterrupt):
         finetune(checkpoint, rows, FAST, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ufbert.classification_data import DataRequest, TaskData, load_task_data
 from ufbert.errors import DataError
-from ufbert.tasks import GLUE
+from ufbert.finetuning.classification_data import DataRequest, TaskData, load_task_data
+from ufbert.finetuning.tasks import GLUE
 
 
 def load(task: str, folder: Path | None) -> TaskData:

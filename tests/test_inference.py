@@ -22,9 +22,9 @@ from ufbert import (
     UltraFastBertForSequenceClassification,
     UltraFastBertModel,
 )
-from ufbert.batching import Example, encode_window, length_batches, windows
 from ufbert.errors import CheckpointError, ConfigError, DataError
-from ufbert.tokenization import encode_batch, load_tokenizer
+from ufbert.text.batching import Example, encode_window, length_batches, windows
+from ufbert.text.tokenization import encode_batch, load_tokenizer
 
 TEXT = "the quick brown fox jumps over a lazy dog and she sells sea shells by walking paths"
 WORDS = TEXT.split()

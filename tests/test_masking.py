@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufbert.errors import ConfigError
-from ufbert.masking import IGNORED, mask_tokens
+from ufbert.text.masking import IGNORED, mask_tokens
 
 SPECIAL = [0, 1, 2, 3, 4]
 MASK = 4

@@ -16,15 +16,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ufbert import UltraFastBertForMaskedLM, training_state
+from ufbert import UltraFastBertForMaskedLM
 from ufbert.checkpoint import read_config
 from ufbert.errors import BackendError, CheckpointError, ConfigError, OutputError
-from ufbert.loss_curve import draw_loss_curve
-from ufbert.metrics import MetricsLog, keep_until, read_metrics
-from ufbert.pretraining import NON_FINITE_STEPS, pretrain
-from ufbert.run_folder import RunPlan, plan_run
+from ufbert.pretraining import state as training_state
+from ufbert.pretraining.loop import NON_FINITE_STEPS, pretrain
+from ufbert.pretraining.loss_curve import draw_loss_curve
+from ufbert.pretraining.metrics import MetricsLog, keep_until, read_metrics
+from ufbert.pretraining.run_folder import RunPlan, plan_run
+from ufbert.pretraining.step import StepResult, TrainingStep
 from ufbert.settings import load_settings
-from ufbert.training_step import StepResult, TrainingStep
 
 WORDS = ("red", "green", "blue", "small", "large", "round", "cat", "dog", "bird", "tree", "runs", "sleeps", "sings")
 
@@ -351,7 +352,7 @@ def test_a_checkpoint_that_fails_on_the_way_does_not_end_the_run(
             raise OSError(28, "No space left on device")
         original(*args)
 
-    monkeypatch.setattr("ufbert.pretraining.write_state", write_state)
+    monkeypatch.setattr("ufbert.pretraining.loop.write_state", write_state)
     report = pretrain(plan("run", "training.save_every=0.001s"), plot=False)
     assert report.state.complete
     assert "Not saved, will try again: " in (text := capfd.readouterr().err)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ufbert.errors import ConfigError, DataError, OutputError
-from ufbert.result_files import check_result_path, open_results
+from ufbert.inference.result_files import check_result_path, open_results
 
 SCORES = [
     {"id": 1, "text": 'a, "b"\nc', "label": "yes", "scores": {"no": 0.25, "yes": 0.75}},

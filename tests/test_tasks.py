@@ -10,7 +10,7 @@ import scipy.stats
 import sklearn.metrics
 
 from ufbert.errors import ConfigError
-from ufbert.tasks import CLASSIFICATION, GLUE, METRICS, Measure, baseline_prediction, glue_task
+from ufbert.finetuning.tasks import CLASSIFICATION, GLUE, METRICS, Measure, baseline_prediction, glue_task
 
 LABELS = np.array([1, 1, 1, 0, 0, 1, 0, 1, 0, 0])
 PREDICTIONS = np.array([1, 0, 1, 0, 1, 1, 0, 1, 1, 0])

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufbert.errors import DataError
-from ufbert.text_files import STDIN, Row, expand_paths, file_format, read_rows, read_texts
+from ufbert.text.text_files import STDIN, Row, expand_paths, file_format, read_rows, read_texts
 
 
 def compress_zstd(data: bytes) -> bytes:

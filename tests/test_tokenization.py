@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from ufbert.errors import CheckpointError, ConfigError, DataError
-from ufbert.tokenization import (
+from ufbert.text.tokenization import (
     encode_batch,
     load_tokenizer,
     save_tokenizer,
@@ -66,7 +66,7 @@ def test_case_is_kept_when_asked() -> None:
 
 def test_the_same_texts_give_the_same_vocabulary_in_every_process() -> None:
     program = (
-        "import hashlib, sys; from ufbert.tokenization import train_tokenizer\n"
+        "import hashlib, sys; from ufbert.text.tokenization import train_tokenizer\n"
         "texts = [''.join(chr(97 + (i * i + j * 7) % 26) + ' ' * (j % 5 == 0) for j in range(400))"
         " for i in range(50)]\n"
         "print(hashlib.md5(train_tokenizer(iter(texts), 400, min_frequency=2).to_str().encode()).hexdigest())"
@@ -196,7 +196,7 @@ def test_encoding_refuses_what_cannot_be(tokenizer: Tokenizer) -> None:
 
 def test_a_fork_after_use_warns_of_nothing() -> None:
     program = (
-        "import os; from ufbert.tokenization import train_tokenizer, encode_batch\n"
+        "import os; from ufbert.text.tokenization import train_tokenizer, encode_batch\n"
         "t = train_tokenizer(['a b c ' * 20] * 50, 50); encode_batch(t, ['a b'] * 1000, max_length=9)\n"
         "if (child := os.fork()) == 0:\n    os._exit(0)\n"
         "os.waitpid(child, 0)"

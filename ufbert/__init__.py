@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .encoder import UltraFastBertModel
     from .fff import FFF
     from .heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
-    from .inference import Pipeline
+    from .inference.pipeline import Pipeline
 
 __all__ = [
     "FFF",
@@ -33,7 +33,7 @@ _HOMES = {
     "UltraFastBertModel": "encoder",
     "UltraFastBertForMaskedLM": "heads",
     "UltraFastBertForSequenceClassification": "heads",
-    "Pipeline": "inference",
+    "Pipeline": "inference.pipeline",
 }
 
 

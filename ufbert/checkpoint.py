@@ -203,7 +203,7 @@ class PretrainedModel(nn.Module):
         state = {k: v.detach().cpu().contiguous() for k, v in self._file_names().items()}
         write_tensors(state, folder / WEIGHTS_FILE)
         if tokenizer is not None:
-            from .tokenization import save_tokenizer
+            from .text.tokenization import save_tokenizer
 
             save_tokenizer(tokenizer, folder, self.config.max_position_embeddings)
         if card is not None:

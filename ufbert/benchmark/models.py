@@ -13,8 +13,8 @@ import torch
 
 from ufbert.config import UltraFastBertConfig
 from ufbert.errors import ConfigError
-from ufbert.masking import mask_tokens
 from ufbert.memory import check_training_memory
+from ufbert.text.masking import mask_tokens
 
 from .dense import no_compiler
 from .implementations import Absent

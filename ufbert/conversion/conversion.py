@@ -11,7 +11,7 @@ from ufbert.config import MODEL_TYPE
 from ufbert.errors import ConfigError
 from ufbert.model_card import model_card
 from ufbert.reporting import note
-from ufbert.tokenization import save_tokenizer
+from ufbert.text.tokenization import save_tokenizer
 
 from .distillation_settings import DistillationSettings
 from .source import Source, load_source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -27,13 +28,17 @@ from .tree_initialization import initialize_trees
 
 __all__ = ["distil"]
 
-# Share of the time for the single layers; they learn fast, and their inputs are still the teacher's.
-LAYERS_SHARE = 0.25
+# Share of the time for the regression of the single layers: more brings them little. A layer of
+# all-MiniLM-L6-v2 went from 0.597 to 0.541 in 150 steps, to 0.530 in 600 and to 0.528 in 1,500.
+LAYERS_SHARE = 0.15
+# The end-to-end phase gets the rest of the time, but never less than this share.
+LEAST_SHARE = 0.5
 # Tokens to regress on: so many, or as many as fit into this memory (x and y of all layers, bfloat16).
 SAMPLE_TOKENS = 100_000
 SAMPLE_BYTES = 2 << 30
 HELD_OUT_TOKENS = 16_000
 BATCH_TEXTS = 32  # where nothing is trained
+STOPPING = "Ending the training here; the student is measured and written. Once more stops at once, without it."
 
 
 def distil(source: Source, settings: DistillationSettings) -> dict[str, str]:
@@ -51,6 +56,7 @@ def distil(source: Source, settings: DistillationSettings) -> dict[str, str]:
     texts = read_distillation_texts(settings)
     maximum = min(MAXIMUM_LENGTH, config.max_position_embeddings)
     batcher = Batcher(source.tokenizer, maximum, config.type_vocab_size > 0, device)
+    begin = time.monotonic()
     note(
         f"Distilling {config.num_hidden_layers} dense layers of {config.intermediate_size:,} neurons into "
         f"{settings.trees} trees of depth {settings.depth}, on {len(texts.train):,} pieces of text "
@@ -60,7 +66,7 @@ def distil(source: Source, settings: DistillationSettings) -> dict[str, str]:
     model = new_student(source.model, settings)
     student = encoder_of(model)
     pooling = "cls" if config.provenance.get("pooling") == "cls" else "mean"
-    with Interruption() as interruption:
+    with Interruption(STOPPING) as interruption:
         size = 4 * config.hidden_size * max(config.num_hidden_layers, 1)
         wanted = min(SAMPLE_TOKENS, SAMPLE_BYTES // size)
         train = collect_layer_samples(teacher, batcher.endless(texts.train, BATCH_TEXTS, settings.seed), wanted)
@@ -68,7 +74,11 @@ def distil(source: Source, settings: DistillationSettings) -> dict[str, str]:
         errors = train_layers(teacher, student, train, held_out, settings, precision, interruption)
         means = [sample.y.float().mean(0) for sample in train]
         del train, held_out
-        train_together(teacher, student, batcher, texts.train, settings, precision, pooling, interruption)
+        seconds = settings.seconds
+        if seconds is not None:
+            seconds = max(LEAST_SHARE * seconds, seconds - (time.monotonic() - begin))
+        budget = Budget(seconds=seconds, steps=settings.steps, stopped=lambda: interruption.requested)
+        train_together(teacher, student, batcher, texts.train, settings, precision, pooling, budget)
     measurement = measure(teacher, student, means, batcher.ordered(texts.held_out, BATCH_TEXTS), pooling)
     show(measurement, errors, model.config)
     source.model = finished(model)
@@ -141,7 +151,6 @@ def train_layers(
                 ours,
                 theirs,
                 sample,
-                learning_rate=settings.learning_rate,
                 budget=budget,
                 precision=precision,
                 generator=generator,
@@ -164,11 +173,9 @@ def train_together(
     settings: DistillationSettings,
     precision: torch.dtype,
     pooling: str,
-    interruption: Interruption,
+    budget: Budget,
 ) -> None:
     """The end-to-end phase, with its progress."""
-    seconds = None if settings.seconds is None else (1 - LAYERS_SHARE) * settings.seconds
-    budget = Budget(seconds=seconds, steps=settings.steps, stopped=lambda: interruption.requested)
     average: dict[str, float] = {}
     noted = 0
     with progress("hidden {task.fields[hidden]:.3f}", "cosine {task.fields[cosine]:.4f}") as bar:

@@ -24,13 +24,13 @@ class DistillationSettings:
     text_column: str = "text"
     """Column of the text where the files have columns."""
     minutes: float | None = None
-    """Time for the training, about a quarter of it for the single layers; None with `steps`."""
+    """Time for everything but reading the corpus and measuring; None with `steps`."""
     steps: int | None = None
     """Steps of every layer's regression and of the end-to-end training, in place of `minutes`."""
     batch_size: int = 32
     """Texts of an end-to-end step."""
-    learning_rate: float = 1e-3
-    """Peak rate of the trees' parameters; the rest of the encoder learns at a tenth of it."""
+    learning_rate: float = 5e-4
+    """Peak rate of the end-to-end training."""
     max_texts: int = 100_000
     """Pieces of text to take from the corpus at most."""
     seed: int = 0

@@ -11,9 +11,9 @@ from itertools import chain
 import torch
 from tokenizers import Tokenizer
 
-from ufbert.corpus_sources import parse_corpus
 from ufbert.errors import DataError
-from ufbert.tokenization import encode_batch
+from ufbert.text.corpus_sources import parse_corpus
+from ufbert.text.tokenization import encode_batch
 
 from .distillation_settings import DistillationSettings
 
@@ -21,6 +21,9 @@ __all__ = ["MAXIMUM_LENGTH", "Batch", "Batcher", "Texts", "read_distillation_tex
 
 # Sentence embedders are used on sentences and paragraphs, so these are what student and teacher agree on.
 SENTENCES = (1, 1, 1, 2, 3)
+# Written sentences are longer than questions, captions and headings, which want good embeddings too.
+FRAGMENT_SHARE = 0.5
+FRAGMENT_WORDS = (3, 15)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORTEST = 12  # characters; shorter lines are headings and remains of tables
 HELD_OUT_TEXTS = 500
@@ -74,13 +77,18 @@ def read_distillation_texts(settings: DistillationSettings) -> Texts:
 
 
 def cut(document: str, draw: random.Random) -> Iterator[str]:
-    """Pieces of consecutive sentences of one paragraph."""
+    """Pieces of consecutive sentences of one paragraph; some single sentences are cut down to a few words."""
     for paragraph in document.splitlines():
         sentences = SENTENCE_END.split(paragraph.strip())
         start = 0
         while start < len(sentences):
             end = start + draw.choice(SENTENCES)
             piece = " ".join(sentences[start:end])
+            if end == start + 1 and draw.random() < FRAGMENT_SHARE:
+                words = piece.split()
+                length = draw.randint(*FRAGMENT_WORDS)
+                first = draw.randint(0, max(0, len(words) - length))
+                piece = " ".join(words[first : first + length])
             start = end
             if len(piece) >= SHORTEST:
                 yield piece

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from ufbert.devices import autocast
 from ufbert.encoder import UltraFastBertModel
-from ufbert.fff import FFF
 
 from .budget import Budget
 from .distillation_texts import Batch
@@ -19,8 +18,6 @@ from .layer_inputs import record_hidden_states
 __all__ = ["StepReport", "pool", "train_end_to_end"]
 
 BETAS = (0.9, 0.98)
-# The attention and the norms start where they belong; the trees have a way to go.
-RATE_OF_THE_REST = 0.1
 EMBEDDING_WEIGHT = 5.0
 CLIP = 1.0
 
@@ -45,20 +42,16 @@ def train_end_to_end(
     report: Callable[[StepReport], None],
 ) -> None:
     """Adam on mean squared error of every layer's output plus 1 - cosine of the pooled embeddings."""
-    device = student.device
-    trees = [p for m in student.modules() if isinstance(m, FFF) for p in m.parameters(recurse=False)]
-    known = {id(p) for p in trees}
-    known |= {id(p) for p in student.embeddings.parameters()}  # the tables stay: a text has few of their rows
-    rest = [p for p in student.parameters() if id(p) not in known]
-    groups = [{"params": trees, "factor": 1.0}, {"params": rest, "factor": RATE_OF_THE_REST}]
-    optimizer = torch.optim.Adam(groups, lr=learning_rate, betas=BETAS)
+    # The tables stay: a batch has few of their rows.
+    trained = [p for name, p in student.named_parameters() if not name.startswith("embeddings.")]
+    optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=BETAS, fused=True)
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(False)
     with record_hidden_states(teacher) as wanted, record_hidden_states(student) as got:
         while (done := budget.fraction()) < 1.0:
             batch = next(batches)
             ids, mask, types = batch.input_ids, batch.attention_mask, batch.token_type_ids
-            with autocast(device, precision):
+            with autocast(student.device, precision):
                 with torch.no_grad():
                     teacher.encode(ids, mask, types)
                 student.encode(ids, mask, types)
@@ -70,9 +63,9 @@ def train_end_to_end(
             loss = hidden + EMBEDDING_WEIGHT * embedding
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_([*trees, *rest], CLIP)
+            torch.nn.utils.clip_grad_norm_(trained, CLIP)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * group["factor"] * budget.triangle(done)
+                group["lr"] = learning_rate * budget.triangle(done)
             optimizer.step()
             budget.count()
             report(StepReport(float(hidden.detach()), float(embedding.detach())))

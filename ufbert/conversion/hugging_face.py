@@ -22,7 +22,7 @@ from ufbert.encoder import DenseFeedforward, Layer
 from ufbert.errors import CheckpointError
 from ufbert.fff import FFF
 from ufbert.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
-from ufbert.tokenization import save_tokenizer
+from ufbert.text.tokenization import save_tokenizer
 
 from .source import encoder_of
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from ufbert.checkpoint import read_json
 from ufbert.errors import CheckpointError
-from ufbert.tokenization import load_tokenizer
+from ufbert.text.tokenization import load_tokenizer
 
 __all__ = ["read_tokenizer"]
 

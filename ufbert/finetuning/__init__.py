@@ -1,0 +1,1 @@
+"""The finetuning recipe: GLUE tasks and labelled files, one classification or regression head."""

@@ -1,0 +1,201 @@
+"""Texts with labels out of files: what a label is (a class or a value), class names, class numbers.
+
+A label column of numbers with a decimal point holds values (regression); anything else holds classes. Class
+names are those of the file's Hugging Face metadata, or else the labels themselves: whole numbers in their
+order, other labels in alphabetical order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError
+from ..text.text_files import file_format, read_rows
+
+__all__ = ["LabelledRows", "class_numbers", "holds_values", "infer_class_names", "label_values", "read_labelled"]
+
+# A column with more classes than this, and than half its rows, is text or an index taken for a label.
+PLAUSIBLE_CLASSES = 20
+
+
+@dataclass
+class LabelledRows:
+    """Columns of texts and raw labels, with the place of every row."""
+
+    source: str
+    texts: list[str] = field(default_factory=list)
+    pairs: list[str] = field(default_factory=list)
+    """Second texts, or empty."""
+    labels: list[Any] = field(default_factory=list)
+    places: list[tuple[str, int]] = field(default_factory=list)
+    """File and line of every row."""
+    class_names: tuple[str, ...] | None = None
+    """From the file's metadata."""
+
+    def where(self, row: int) -> str:
+        """`file:line` of a row."""
+        return "{}:{}".format(*self.places[row])
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_labelled(
+    paths: Sequence[Path],
+    text_columns: Sequence[str],
+    label_column: str,
+    *,
+    header: Sequence[str] | None = None,
+    on_bad: Callable[[DataError], None] | None = None,
+) -> LabelledRows:
+    """All rows of files with one or two text columns and a label. Raises `DataError` with `file:line`.
+
+    `header` and `on_bad` are those of `read_rows`.
+    """
+    rows = LabelledRows(", ".join(path.name for path in paths))
+    for path in paths:
+        reader = read_rows(path, columns=[label_column], text_columns=text_columns, header=header, on_bad=on_bad)
+        for row in reader:
+            rows.texts.append(row.fields[text_columns[0]])
+            if len(text_columns) == 2:
+                rows.pairs.append(row.fields[text_columns[1]])
+            label = row.fields[label_column]
+            if label is None or (isinstance(label, str) and not label.strip()):
+                raise DataError(f"{row.where}: {label_column!r} is empty; give the row a label or remove it")
+            rows.labels.append(label)
+            rows.places.append((str(path), row.line))
+        names = _metadata_names(path, label_column)
+        if rows.class_names not in (None, names) and names is not None:
+            raise DataError(f"{path}: its classes {names} are not those of {paths[0]}, {rows.class_names}")
+        rows.class_names = names or rows.class_names
+    return rows
+
+
+def _metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
+    """Class names that Hugging Face's `datasets` left in a parquet file's schema, if any."""
+    if file_format(path) != "parquet":
+        return None
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(path).metadata or {}
+    try:
+        feature = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"][column]
+        return tuple(map(str, feature["names"])) or None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def number_of(label: Any) -> float | None:
+    """The number that a label is or spells; None where it is none."""
+    if isinstance(label, str):
+        try:
+            return float(label)
+        except ValueError:
+            return None
+    return float(label) if isinstance(label, numbers.Real | Decimal) and not isinstance(label, bool) else None
+
+
+def _is_fractional(label: Any) -> bool:
+    """Whether a label is a number written with a decimal point or exponent."""
+    if isinstance(label, str):
+        return number_of(label) is not None and _whole(label) is None
+    return number_of(label) is not None and not isinstance(label, numbers.Integral)
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def name_of(label: Any) -> str:
+    """The class name that a raw label stands for."""
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label).strip()
+
+
+def holds_values(rows: LabelledRows) -> bool:
+    """Whether the labels are values: numbers, at least one with a decimal point.
+
+    A few labels that are no numbers do not turn a column of values into thousands of classes; they are
+    errors then.
+    """
+    if rows.class_names:
+        return False
+    fractional = sum(map(_is_fractional, rows.labels))
+    return fractional > len(rows) / 2 or (fractional > 0 and all(number_of(v) is not None for v in rows.labels))
+
+
+def label_values(rows: LabelledRows) -> npt.NDArray[np.float64]:
+    """The labels as numbers (rows,). Raises `DataError` at the first that is none."""
+    values = np.empty(len(rows))
+    for row, label in enumerate(rows.labels):
+        number = number_of(label)
+        if number is None or not math.isfinite(number):
+            raise DataError(
+                f"{rows.where(row)}: label {_shown(label)} is not a finite number, as regression needs; "
+                "mend the row, or give --classification"
+            )
+        values[row] = number
+    return values
+
+
+def infer_class_names(rows: LabelledRows) -> tuple[str, ...]:
+    """The names of all classes, in order. Raises `DataError` if these labels cannot be classes."""
+    if rows.class_names:
+        return rows.class_names
+    for row, label in enumerate(rows.labels):
+        if isinstance(label, dict | list | bytes):
+            raise DataError(f"{rows.where(row)}: label {_shown(label)} is neither text nor a number")
+        if isinstance(label, float) and not math.isfinite(label):
+            raise DataError(f"{rows.where(row)}: the label is {label}; give the row a label or remove it")
+    distinct = {name_of(label) for label in rows.labels}
+    if len(distinct) > max(PLAUSIBLE_CLASSES, len(rows) / 2):
+        raise DataError(
+            f"{rows.source}: {len(distinct):,} different labels in {len(rows):,} rows, such as "
+            f"{_shown(min(distinct))}; give the --label-column of classes, or --regression for values"
+        )
+    if all(_whole(name) is not None for name in distinct):
+        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
+    return tuple(sorted(distinct))
+
+
+def class_numbers(rows: LabelledRows, names: Sequence[str], *, numbered: bool) -> npt.NDArray[np.int64]:
+    """The labels as positions in `names` (rows,). Raises `DataError` at the first of no such class.
+
+    A label is a name, or, with `numbered`, the number of a class in the file's own list or else in `names`.
+    """
+    index = {name: i for i, name in enumerate(names)}
+    own = rows.class_names or tuple(names)
+    classes = np.empty(len(rows), dtype=np.int64)
+    for row, label in enumerate(rows.labels):
+        name = name_of(label)
+        if name not in index and numbered and (number := _whole(name)) is not None and 0 <= number < len(own):
+            name = own[number]
+        if name not in index:
+            known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            raise DataError(
+                f"{rows.where(row)}: label {_shown(label)} is not among the training classes ({known}); "
+                "mend or remove the row"
+            )
+        classes[row] = index[name]
+    return classes
+
+
+def _shown(label: Any) -> str:
+    text = repr(label)
+    return text if len(text) <= 60 else text[:57] + "..."

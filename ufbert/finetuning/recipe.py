@@ -1,0 +1,75 @@
+"""Finetuning: a checkpoint's encoder with a classification head, trained on labelled texts.
+
+The recipe is the paper's (Belcak & Wattenhofer 2023, section 3.1): 5 epochs, batches of 16, AdamW with a peak
+learning rate of 4e-5, a warm-up over the first tenth of the steps, cosine decay, dropout 0.1, the same for
+every task. One thing is ours: a regression head learns the labels in units of their standard deviation and
+is scaled back when it is saved, so that labels of any size are learned alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..atomic import check_new
+from ..checkpoint import locate_checkpoint, read_config
+from ..devices import choose_device
+from ..sections import FinetuningSettings
+from .classification_data import DataRequest, load_task_data
+from .model import load_model, matching_tokenizer
+from .report import FinetuningReport
+from .run import FinetuningRun
+
+__all__ = ["DataRequest", "FinetuningResult", "finetune"]
+
+
+@dataclass(frozen=True)
+class FinetuningResult:
+    """Where the finetuned checkpoint is, and how the run went."""
+
+    folder: Path
+    report: FinetuningReport
+
+
+def finetune(
+    checkpoint: str | Path,
+    request: DataRequest,
+    settings: FinetuningSettings | None = None,
+    out: Path | None = None,
+    *,
+    tokenizer: Path | None = None,
+    command: str = "ufbert finetune",
+) -> FinetuningResult:
+    """Finetune `checkpoint` (folder or hub id) on what `request` names and save it to the folder `out`.
+
+    Without `out`, the folder is the first free one of `runs/finetune-NAME`, `runs/finetune-NAME-2`, ... It is
+    brought up to date after every epoch, whole each time: the kept weights, the tokenizer, the model card with
+    the figures, and metrics.jsonl. `command` stands in the card. The same seed gives the same model on a CPU.
+
+    Ctrl-C saves what there is, says so and raises `KeyboardInterrupt` again. Raises `CheckpointError`,
+    `DataError`, `OutputError` and `BackendError` before any work, and `ConfigError` if the loss diverges.
+    """
+    settings = settings or FinetuningSettings()
+    out = _free_folder(request.name) if out is None else out
+    check_new(out, "finetuned model")
+    folder = locate_checkpoint(checkpoint)
+    config = read_config(folder)
+    tokens = matching_tokenizer(folder, tokenizer, config.vocab_size)
+    device = choose_device(settings.device)
+    data = load_task_data(request, settings.seed)
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+        torch.manual_seed(settings.seed)
+        loaded = load_model(folder, data, settings)
+        run = FinetuningRun(loaded, tokens, data, settings, device, out, str(checkpoint), command)
+        report = run.train()
+    return FinetuningResult(out, report)
+
+
+def _free_folder(name: str) -> Path:
+    first = Path("runs") / f"finetune-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
+    names = itertools.chain([first], (first.with_name(f"{first.name}-{n}") for n in itertools.count(2)))
+    return next(path for path in names if not path.exists() and not path.is_symlink())

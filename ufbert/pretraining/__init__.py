@@ -1,0 +1,1 @@
+"""The pretraining recipe: masked language modelling over a budget, resumable at any step."""

@@ -1,0 +1,64 @@
+"""The picture of a run's loss, `loss.png`; needs the plot extra."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingExtraError
+
+__all__ = ["LOSS_CURVE_FILE", "can_plot", "draw_loss_curve", "require_plot"]
+
+LOSS_CURVE_FILE = "loss.png"
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def require_plot() -> None:
+    """Raise `MissingExtraError` without matplotlib."""
+    if not can_plot():
+        raise MissingExtraError("matplotlib", "plot", "drawing the loss curve")
+
+
+def draw_loss_curve(rows: Sequence[dict[str, Any]], destination: Path, title: str) -> None:
+    """Training and held-out loss over the tokens seen, as a PNG.
+
+    `rows` are those of `metrics.jsonl`. The training loss is drawn as its running mean over 2 % of the run
+    besides the single steps. Raises `MissingExtraError` without matplotlib.
+    """
+    require_plot()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    trained = [(row["tokens"], row["loss"]) for row in rows if row.get("loss") is not None]
+    held_out = [(row["tokens"], row["held_out_loss"]) for row in rows if row.get("held_out_loss") is not None]
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if trained:
+        tokens, losses = zip(*trained, strict=True)
+        axes.plot(tokens, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
+        axes.plot(tokens, _running_mean(losses, max(1, len(losses) // 50)), color="tab:blue", label="training loss")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color="tab:orange", marker="o", markersize=3, label="held-out loss")
+    axes.set(xlabel="tokens", ylabel="cross-entropy of the masked tokens (nats)", title=title)
+    axes.grid(alpha=0.3)
+    if trained or held_out:
+        axes.legend()
+    figure.savefig(destination, format="png")
+
+
+def _running_mean(values: Sequence[float], width: int) -> list[float]:
+    """The mean of each value and up to `width` - 1 values before it."""
+    means, total = [], 0.0
+    for i, value in enumerate(values):
+        total += value - (values[i - width] if i >= width else 0.0)
+        means.append(total / min(i + 1, width))
+    return means

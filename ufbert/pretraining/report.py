@@ -1,0 +1,79 @@
+"""What a pretraining session did: for the person at the end of it, and for the model card."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..training_display import duration
+from .mask_examples import FilledMask
+from .state import TrainingState
+
+__all__ = ["PretrainingReport", "card_figures"]
+
+
+@dataclass(frozen=True)
+class PretrainingReport:
+    """The end of a session of a run."""
+
+    folder: Path
+    state: TrainingState
+    interrupted: bool = False
+    """Whether Ctrl-C or SIGTERM ended it before its time."""
+    already_complete: bool = False
+    """Whether there was nothing left to do."""
+    files: tuple[str, ...] = ()
+    """Beside the checkpoint."""
+    examples: tuple[FilledMask, ...] = ()
+    """Gaps that the model has filled."""
+
+    def lines(self) -> list[str]:
+        """The summary, line by line."""
+        folder = shlex.quote(str(self.folder))
+        state = self.state
+        seen = f"{state.steps:,} steps, {state.tokens:,} tokens, {duration(state.seconds)}"
+        if self.already_complete:
+            return [f"{self.folder}: this run is complete ({seen}); nothing is left to resume"]
+        if self.interrupted:
+            return [
+                f"Stopped after {seen}; saved in {self.folder}",
+                f"Continue with: ufbert pretrain --resume --out {folder}",
+            ]
+        lines = [f"Trained: {seen} ({_speed(state):,.0f} tokens/s)"]
+        if state.held_out:
+            lines.append(f"Held-out loss: {state.held_out['first']:.3f} before, {state.held_out['last']:.3f} after")
+        if state.skipped_steps:
+            lines.append(f"Skipped: {state.skipped_steps:,} steps whose loss or gradient was not finite")
+        lines.append(f"Saved: {self.folder} (checkpoint{''.join(f', {name}' for name in self.files)})")
+        if self.examples:
+            width = max(len(example.sentence) for example in self.examples)
+            lines += ["", "The model fills masks:"]
+            for example in self.examples:
+                guesses = "  ".join(f"{token} {100 * share:.0f} %" for token, share in example.candidates)
+                lines.append(f"  {example.sentence:<{width}}  {guesses}")
+            sentence = shlex.quote(self.examples[0].sentence)
+            lines += ["", f"Next: echo {sentence} | ufbert infer {folder} - --task fill-mask"]
+        return lines
+
+
+def card_figures(state: TrainingState, parameters: int, device: str, precision: str) -> dict[str, str]:
+    """Measured quantities with their units, for the model card."""
+    figures = {
+        "parameters": f"{parameters:,}",
+        "optimiser steps": f"{state.steps:,}",
+        "tokens seen": f"{state.tokens:,}",
+        "time": duration(state.seconds),
+    }
+    if state.tokens:
+        figures["training speed"] = f"{_speed(state):,.0f} tokens/s"
+    if state.held_out:
+        figures["held-out loss before training"] = f"{state.held_out['first']:.4f} nats per masked token"
+        figures["held-out loss"] = f"{state.held_out['last']:.4f} nats per masked token"
+    figures["computed on"] = f"{device} ({platform.machine()}), {precision}"
+    return figures
+
+
+def _speed(state: TrainingState) -> float:
+    return state.tokens / max(1e-9, state.seconds)

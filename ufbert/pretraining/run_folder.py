@@ -1,0 +1,95 @@
+"""Which folder a pretraining run lives in, and whether it begins there or goes on."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..atomic import check_new
+from ..errors import CheckpointError, ConfigError, OutputError
+from ..settings import Settings, differences, load_settings, settings_from_dict, settings_to_dict
+from .state import STATE_FILE, TrainingState, read_state
+
+__all__ = ["RunPlan", "plan_run"]
+
+DEFAULT_FOLDER = Path("runs/pretrain")
+# What may differ when a run goes on: it says where and how often, not what is computed.
+FREE = {
+    "training.device",
+    "training.save_every",
+    "training.evaluate_every",
+    "data.workers",
+    "data.cache_dir",
+}
+
+
+@dataclass
+class RunPlan:
+    """A run about to begin or to go on."""
+
+    folder: Path
+    settings: Settings
+    state: TrainingState
+    resumed: bool
+
+
+def plan_run(
+    folder: Path | None = None,
+    *,
+    resume: bool = False,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> RunPlan:
+    """A new run in `folder`, or the run there that goes on with `resume`; nothing is written yet.
+
+    Without a folder, a new run takes the first free one of `runs/pretrain`, `runs/pretrain-2`, ..., and
+    `resume` the last of those. The other arguments are those of `load_settings`. A resumed run keeps its
+    own settings; `./ufbert.toml` has no say in it, and `config`, `overrides` and `options` may repeat them.
+
+    Raises `OutputError` if a new run's folder exists, `CheckpointError` if there is no run to resume, and
+    `ConfigError` for settings that cannot be, or differ from those of the run to resume.
+    """
+    if not resume:
+        settings = load_settings(config, overrides, options=options)
+        chosen = _free_folder() if folder is None else folder
+        if (chosen / STATE_FILE).is_file():
+            raise OutputError(f"{chosen}: holds a run already; continue it with --resume, or choose another --out")
+        check_new(chosen, "run")
+        return RunPlan(chosen, settings, TrainingState(settings=settings_to_dict(settings)), False)
+    chosen = _last_folder() if folder is None else folder
+    state = read_state(chosen)
+    stored = settings_from_dict(state.settings, str(chosen / STATE_FILE))
+    settings = load_settings(config, overrides, options=options, base=stored)
+    for key, (old, new) in differences(stored, settings).items():
+        if key not in FREE and not key.startswith("finetuning."):
+            raise ConfigError(
+                f"{chosen}: this run has {key} = {old!r}, not {new!r}; resume it without that change, "
+                "or start another run with another --out"
+            )
+    state.settings = settings_to_dict(settings)
+    return RunPlan(chosen, settings, state, True)
+
+
+def _free_folder() -> Path:
+    names = itertools.chain([DEFAULT_FOLDER], (_numbered(n) for n in itertools.count(2)))
+    return next(path for path in names if not path.exists() and not path.is_symlink())
+
+
+def _last_folder() -> Path:
+    runs = []
+    for path in DEFAULT_FOLDER.parent.glob(f"{DEFAULT_FOLDER.name}*"):
+        match = re.fullmatch(rf"{DEFAULT_FOLDER.name}(?:-(\d+))?", path.name)
+        if match and (path / STATE_FILE).is_file():
+            runs.append((int(match[1] or 1), path))
+    if not runs:
+        raise CheckpointError(f"{DEFAULT_FOLDER}: no such run to resume; name its folder with --out")
+    return max(runs)[1]
+
+
+def _numbered(number: int) -> Path:
+    return DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-{number}")

@@ -1,0 +1,103 @@
+"""The state of a pretraining run beside its weights: the folder `training/` of a checkpoint.
+
+`state.json` holds where the run is and the settings it follows, `optimizer.safetensors` AdamW's moments.
+No random number generator is kept: order, masks and dropout of a step follow from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ..checkpoint import read_json, write_tensors
+from ..errors import CheckpointError
+
+__all__ = ["STATE_FILE", "TrainingState", "load_optimizer", "read_state", "write_state"]
+
+FOLDER = "training"
+STATE_FILE = f"{FOLDER}/state.json"
+OPTIMIZER_FILE = f"{FOLDER}/optimizer.safetensors"
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """Where a run is."""
+
+    settings: dict[str, dict[str, Any]]
+    """All settings of the run, as `settings_to_dict` gives them."""
+    corpus: str = ""
+    """Fingerprint of the token blocks."""
+    steps: int = 0
+    """Optimiser steps done, the skipped ones included."""
+    sequences: int = 0
+    """Sequences seen, which is also the position in the data."""
+    tokens: int = 0
+    """Tokens seen."""
+    seconds: float = 0.0
+    """Time spent in the run, over all its sessions, measuring and saving included."""
+    skipped_steps: int = 0
+    """Steps left out because their loss or gradient was not finite."""
+    sessions: int = 1
+    """Times the run was started or resumed."""
+    held_out: dict[str, float] = field(default_factory=dict)
+    """Held-out loss: `first`, `last` and `best`."""
+    complete: bool = False
+    """Whether the run has come to its end."""
+
+    def add_held_out(self, loss: float) -> None:
+        """Note a measurement."""
+        self.held_out.setdefault("first", loss)
+        self.held_out["last"] = loss
+        self.held_out["best"] = min(loss, self.held_out.get("best", loss))
+
+
+def read_state(run: Path) -> TrainingState:
+    """The state in the folder of a run. Raises `CheckpointError` if it holds none."""
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such folder, so there is no run to resume")
+    file = run / STATE_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{run}: holds no pretraining run to resume (no {STATE_FILE})")
+    values = read_json(file)
+    try:
+        return TrainingState(**values)
+    except TypeError as error:
+        raise CheckpointError(f"{file}: not the state of a run by this version: {error}") from error
+
+
+def write_state(folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write `training/` into a folder that exists."""
+    (folder / FOLDER).mkdir()
+    content = json.dumps(dataclasses.asdict(state), indent=2) + "\n"
+    (folder / STATE_FILE).write_text(content, encoding="utf-8")
+    tensors = {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    write_tensors(tensors, folder / OPTIMIZER_FILE)
+
+
+def load_optimizer(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give `optimizer` the moments it had. Raises `CheckpointError` for a file that does not fit the model."""
+    file = run / OPTIMIZER_FILE
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: missing or damaged: {error}; the run cannot be resumed") from error
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, kind = key.partition("/")
+        parameter = parameters.get(name)
+        if parameter is None or (value.ndim and value.shape != parameter.shape):
+            raise CheckpointError(f"{file}: {key} does not fit the model in {run}")
+        # A fused optimiser wants its step count where the parameter is.
+        optimizer.state[parameter][kind] = value.to(parameter.device)

@@ -1,0 +1,1 @@
+"""Text in: files and hub data to rows, rows to tokens, tokens to packed and masked blocks."""

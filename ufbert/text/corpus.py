@@ -1,0 +1,316 @@
+"""A corpus setting to a tokenizer and blocks of token ids on disk, made once and kept by content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from ..atomic import write_folder
+from ..errors import CheckpointError, DataError, OutputError
+from ..reporting import note, progress
+from ..settings import DataSettings
+from .corpus_sources import Source, parse_corpus
+from .token_packing import DocumentIndex, Ids, hash_document, hold_out, pack_blocks, tokenize_documents
+from .tokenization import load_tokenizer, save_tokenizer, special_token_id, train_tokenizer
+
+__all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "prepare_corpus"]
+
+# Part of every key: raise it when the same settings give other files.
+FORMAT = 1
+# A new tokenizer learns from at most so many characters, whole documents evenly drawn from the corpus.
+TOKENIZER_CHARACTERS = 100_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBlocks:
+    """Blocks of T token ids, read from disk as they are asked for."""
+
+    ids: Ids
+    """(blocks, T), a read-only memory map of uint16 or int32."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[np.int64]:
+        """The blocks of an index, slice or index array, as an int64 copy in memory."""
+        return np.array(self.ids[index], dtype=np.int64)
+
+    @property
+    def sequence_length(self) -> int:
+        """T, the ids of a block."""
+        return int(self.ids.shape[1])
+
+    @property
+    def tokens(self) -> int:
+        """Ids in all blocks."""
+        return int(self.ids.size)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCorpus:
+    """What pretraining needs of its text."""
+
+    tokenizer: Tokenizer
+    train: TokenBlocks
+    validation: TokenBlocks
+    fingerprint: str
+    """Changes when the blocks would: with the texts, the tokenizer and the settings that matter."""
+    train_documents: int
+    validation_documents: int
+    dropped_documents: int
+    """Documents with more tokens than `data.max_tokens_per_character` allows."""
+    reused: bool
+    """Whether the blocks were there already."""
+
+
+def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> PreparedCorpus:
+    """Tokenizer and blocks for the corpus that `data` describes, from the cache if they are there.
+
+    Documents are tokenised, joined with [SEP] after each (no [CLS]) and cut into blocks; the last,
+    incomplete block is dropped. Without `data.validation_corpus`, the documents of the lowest hashes
+    (of text and `seed`) that hold `data.validation_fraction` of the tokens, and one block at least, are
+    held out. `data.max_documents` counts documents of the training corpus.
+
+    A new tokenizer of `vocab_size` entries learns from the whole corpus, the held-out documents included,
+    if it has up to 100 million characters; else from documents of that size together, evenly drawn by
+    hash, or the first of a stream.
+
+    Raises `DataError` for unusable or too little text, `CheckpointError` for an unusable `data.tokenizer`,
+    `OutputError` for a cache folder that cannot be written.
+    """
+    cache = _cache_folder(data)
+    sources = parse_corpus(data.corpus, data.text_column, data.streaming)
+    held_out = parse_corpus(data.validation_corpus, data.text_column, data.streaming) if data.validation_corpus else []
+    prints = [source.fingerprint() for source in sources]
+    if data.tokenizer:
+        tokenizer = load_tokenizer(data.tokenizer)
+    else:
+        tokenizer = _trained_tokenizer(data, vocab_size, sources, prints, cache)
+    key = _key(
+        FORMAT,
+        prints,
+        [source.fingerprint() for source in held_out],
+        0.0 if held_out else data.validation_fraction,
+        seed,
+        data.max_documents,
+        data.sequence_length,
+        data.max_tokens_per_character,
+        tokenizer.to_str(),
+    )
+    folder = cache / "corpora" / key
+    facts = _read_facts(folder)
+    reused = facts is not None
+    if facts is None:
+        with _in_cache(folder) as temporary:
+            facts = _tokenize(data, tokenizer, sources, held_out, temporary, seed)
+            (temporary / "corpus.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    train, validation = (_open_blocks(folder, name, facts) for name in ("train", "validation"))
+    note(
+        f"{'Reusing the tokenised' if reused else 'Tokenised the'} corpus: {facts['train_documents']:,} documents, "
+        f"{train.tokens:,} tokens in {len(train):,} blocks of {train.sequence_length}; "
+        f"held out: {facts['validation_documents']:,} documents, {len(validation):,} blocks"
+        + (f"; dropped: {facts['dropped_documents']:,} documents" if facts["dropped_documents"] else "")
+    )
+    return PreparedCorpus(
+        tokenizer=tokenizer,
+        train=train,
+        validation=validation,
+        fingerprint=key,
+        train_documents=facts["train_documents"],
+        validation_documents=facts["validation_documents"],
+        dropped_documents=facts["dropped_documents"],
+        reused=reused,
+    )
+
+
+def epoch_order(blocks: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
+    """The order of an epoch's blocks, a permutation that depends on the arguments alone, so a run can resume."""
+    return np.random.default_rng([seed, epoch]).permutation(blocks)
+
+
+def _cache_folder(data: DataSettings) -> Path:
+    if data.cache_dir:
+        return Path(data.cache_dir).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "ufbert"
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _in_cache(folder: Path) -> Iterator[Path]:
+    try:
+        with write_folder(folder, replace=True) as temporary:
+            yield temporary
+    except OutputError as error:
+        raise OutputError(f"{error} for the cache (data.cache_dir)") from error
+
+
+def _documents(sources: list[Source], limit: int) -> Iterator[str]:
+    documents = itertools.chain.from_iterable(source.documents() for source in sources)
+    return itertools.islice(documents, limit or None)
+
+
+def _trained_tokenizer(
+    data: DataSettings, vocab_size: int, sources: list[Source], prints: list[str], cache: Path
+) -> Tokenizer:
+    """A new tokenizer for the corpus, from the cache if it is there."""
+    key = _key(FORMAT, prints, vocab_size, data.lowercase, data.min_frequency, data.max_documents, TOKENIZER_CHARACTERS)
+    folder = cache / "tokenizers" / key
+    try:
+        return load_tokenizer(folder)
+    except CheckpointError:
+        pass  # not there, or damaged: made anew below
+    note(f"Training a tokenizer of up to {vocab_size:,} entries")
+    with progress() as bar:
+        task = bar.add_task("Reading text for the tokenizer", total=data.max_documents or None)
+        first_only = any(source.reads_once for source in sources)
+        sample = _sample(
+            _documents(sources, data.max_documents), TOKENIZER_CHARACTERS, first_only, lambda: bar.advance(task)
+        )
+        bar.update(task, description="Training the tokenizer")
+        tokenizer = train_tokenizer(sample, vocab_size, lowercase=data.lowercase, min_frequency=data.min_frequency)
+    with _in_cache(folder) as temporary:
+        save_tokenizer(tokenizer, temporary, data.sequence_length)
+    return tokenizer
+
+
+def _sample(
+    documents: Iterator[str], limit: int, first_only: bool, advance: Callable[[], None] = lambda: None
+) -> list[str]:
+    """Documents of at most `limit` characters together (one document at least), in their order.
+
+    They are those whose hash is below a threshold that falls as they come, so an even and repeatable draw
+    needs one reading and no more memory than the result; or the first ones, with `first_only`.
+    """
+    kept: list[tuple[int, str]] = []
+    characters = 0
+    threshold = 1 << 64
+    for text in documents:
+        advance()
+        text_hash = hash_document(text)
+        if text_hash >= threshold:
+            continue
+        kept.append((text_hash, text))
+        characters += len(text)
+        if characters > limit and first_only:
+            break
+        while characters > limit and len(kept) > 1:
+            threshold //= 2
+            kept = [entry for entry in kept if entry[0] < threshold] or [min(kept)]
+            characters = sum(len(text) for _, text in kept)
+    return [text for _, text in kept]
+
+
+def _tokenize(
+    data: DataSettings,
+    tokenizer: Tokenizer,
+    sources: list[Source],
+    held_out: list[Source],
+    folder: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Write `train.ids` and `validation.ids` into `folder`; returns what `corpus.json` says of them."""
+    dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.int32
+    length = data.sequence_length
+
+    def tokenize(name: str, sources: list[Source], limit: int) -> tuple[Path, DocumentIndex]:
+        file = folder / f"{name}.all"
+        with progress() as bar:
+            task = bar.add_task(f"Tokenising {name} documents", total=limit or None)
+            index = tokenize_documents(
+                _documents(sources, limit),
+                tokenizer,
+                special_token_id(tokenizer, "sep"),
+                file,
+                dtype=dtype,
+                workers=data.workers or available_cores(),
+                max_tokens_per_character=data.max_tokens_per_character,
+                seed=seed,
+                advance=lambda documents: bar.advance(task, documents),
+            )
+        return file, index
+
+    note("Tokenising the corpus")
+    file, index = tokenize("training", sources, data.max_documents)
+    if held_out:
+        chosen = np.zeros(len(index.ends), np.bool_)
+        other_file, other = tokenize("held-out", held_out, 0)
+        other_chosen = ~np.zeros(len(other.ends), np.bool_)
+    else:
+        chosen = hold_out(index, data.validation_fraction, length)
+        other_file, other, other_chosen = file, index, chosen
+    blocks = {
+        "train": pack_blocks(file, index, ~chosen, folder / "train.ids", dtype=dtype, length=length),
+        "validation": pack_blocks(
+            other_file, other, other_chosen, folder / "validation.ids", dtype=dtype, length=length
+        ),
+    }
+    for name, count in blocks.items():
+        if not count:
+            _complain_of_too_little(data, name, other if held_out and name == "validation" else index)
+    for path in {file, other_file}:
+        path.unlink()
+    return {
+        "format": FORMAT,
+        "dtype": np.dtype(dtype).name,
+        "sequence_length": length,
+        "train_blocks": blocks["train"],
+        "validation_blocks": blocks["validation"],
+        "train_documents": int((~chosen).sum()),
+        "validation_documents": int(other_chosen.sum()),
+        "dropped_documents": index.dropped + (other.dropped if held_out else 0),
+        "vocab_size": tokenizer.get_vocab_size(),
+    }
+
+
+def _complain_of_too_little(data: DataSettings, name: str, index: DocumentIndex) -> NoReturn:
+    """Raise the `DataError` for a side, `train` or `validation`, without a block; `index` is of its text."""
+    documents, length = len(index.ends), data.sequence_length
+    own = name == "validation" and bool(data.validation_corpus)
+    found = f"{index.tokens:,} tokens in {documents:,} document{'s' if documents != 1 else ''}"
+    if index.dropped:
+        found += f" ({index.dropped:,} dropped by data.max_tokens_per_character)"
+    if index.tokens >= 2 * length and not data.validation_corpus:
+        problem = f"cannot be split by documents into training and held-out blocks of {length}"
+        advice = "put blank lines between documents, or give data.validation_corpus"
+    else:
+        problem = f"are too few for one {'held-out' if own else 'training'} block of {length}"
+        advice = "give more text or lower data.sequence_length"
+    raise DataError(f"{data.validation_corpus if own else data.corpus}: {found} {problem}; {advice}")
+
+
+def _read_facts(folder: Path) -> dict[str, Any] | None:
+    """The content of a cached `corpus.json`, or None unless it and its files are whole."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        for name in ("train", "validation"):
+            size = facts[f"{name}_blocks"] * facts["sequence_length"] * np.dtype(facts["dtype"]).itemsize
+            if facts["format"] != FORMAT or (folder / f"{name}.ids").stat().st_size != size:
+                return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return facts
+
+
+def _open_blocks(folder: Path, name: str, facts: dict[str, Any]) -> TokenBlocks:
+    shape = (facts[f"{name}_blocks"], facts["sequence_length"])
+    return TokenBlocks(np.memmap(folder / f"{name}.ids", np.dtype(facts["dtype"]), "r", shape=shape))
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

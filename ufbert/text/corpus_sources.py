@@ -1,0 +1,198 @@
+"""Where pretraining text comes from: files, data sets of the Hugging Face hub, and what Python ships.
+
+data/*.jsonl,more/                            paths, globs and folders, separated by commas
+hub:NAME   hub:NAME:CONFIG@SPLIT              a hub data set (or a folder that `datasets` loads);
+                                              the split is `train` where none is given
+embedded                                      see `embedded_corpus`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import DataError
+from .embedded_corpus import embedded_documents, embedded_fingerprint
+from .text_files import expand_paths, read_texts
+
+__all__ = ["EmbeddedSource", "FilesSource", "HubSource", "Source", "parse_corpus"]
+
+HUB_BATCH_ROWS = 256
+
+
+class Source(Protocol):
+    """A stream of documents that can be read more than once."""
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether every reading is a download, so that there should be few of them."""
+
+    def fingerprint(self) -> str:
+        """The same as long as `documents` gives the same texts."""
+
+    def documents(self) -> Iterator[str]:
+        """The texts in a fixed order. Raises `DataError`."""
+
+
+def parse_corpus(corpus: str, text_column: str, streaming: bool) -> list[Source]:
+    """The sources that a `corpus` setting names. Raises `DataError` for a path or name that leads nowhere."""
+    sources: list[Source] = []
+    parts = [corpus] if Path(corpus).exists() else [p.strip() for p in corpus.split(",") if p.strip()]
+    for part in parts:
+        if part == "embedded":
+            sources.append(EmbeddedSource())
+        elif part.startswith("hub:"):
+            sources.append(HubSource.parse(part, text_column, streaming))
+        else:
+            paths = expand_paths([part])
+            if pipes := [p for p in paths if not p.is_file()]:
+                raise DataError(f"{pipes[0]}: a corpus is read more than once, so it must be a file")
+            sources.append(FilesSource(tuple(paths), text_column))
+    if not sources:
+        raise DataError(f"the corpus {corpus!r} names nothing; give a path, a glob, hub:NAME or embedded")
+    return sources
+
+
+@dataclass(frozen=True)
+class EmbeddedSource:
+    """The English that every Python ships."""
+
+    reads_once = False
+
+    def fingerprint(self) -> str:
+        """By the Python version and its files."""
+        return f"embedded {embedded_fingerprint()}"
+
+    def documents(self) -> Iterator[str]:
+        """A document for each topic and each module."""
+        return iter(embedded_documents())
+
+
+@dataclass(frozen=True)
+class FilesSource:
+    """Files of one pattern. In a txt file a blank line ends a document; elsewhere a row is one."""
+
+    paths: Sequence[Path]
+    text_column: str
+
+    reads_once = False
+
+    def fingerprint(self) -> str:
+        """By the files' contents and kinds, not their places."""
+        digest = hashlib.sha256(self.text_column.encode())
+        for path in self.paths:
+            try:
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+            digest.update(f"\n{''.join(path.suffixes[-2:])} {content}".encode())
+        return f"files {digest.hexdigest()}"
+
+    def documents(self) -> Iterator[str]:
+        """The documents of the files in order."""
+        return (text for _, text in read_texts(self.paths, self.text_column, whole_documents=True))
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set that `datasets.load_dataset` loads by name; a row is a document."""
+
+    name: str
+    configuration: str | None
+    split: str
+    text_column: str
+    streaming: bool
+
+    @classmethod
+    def parse(cls, text: str, text_column: str, streaming: bool) -> HubSource:
+        """Read `hub:NAME`, `hub:NAME:CONFIG`, `hub:NAME@SPLIT` or `hub:NAME:CONFIG@SPLIT`."""
+        match = re.fullmatch(r"hub:([^:@]+)(?::([^:@]+))?(?:@(.+))?", text)
+        if not match:
+            raise DataError(f"{text}: write hub:NAME, hub:NAME:CONFIG or hub:NAME:CONFIG@SPLIT")
+        return cls(match[1], match[2], match[3] or "train", text_column, streaming)
+
+    def __str__(self) -> str:
+        configuration = f":{self.configuration}" if self.configuration else ""
+        return f"hub:{self.name}{configuration}@{self.split}"
+
+    @property
+    def reads_once(self) -> bool:
+        """A stream is downloaded anew whenever it is read."""
+        return self.streaming
+
+    def fingerprint(self) -> str:
+        """By the revision (on the hub) or modification time (in a folder) of the data set's files."""
+        import datasets
+
+        with self._explained():
+            builder = datasets.load_dataset_builder(self.name, self.configuration)
+        files = builder.config.data_files or {}
+        parts = [str(self), self.text_column, builder.hash, str(builder.config.version)]
+        for split in sorted(files):
+            parts += [f"{split} {file}" for file in files[split]]
+            parts += [str(metadata) for metadata in files[split].origin_metadata]
+        return f"hub {hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
+
+    def documents(self) -> Iterator[str]:
+        """The column's texts, row by row."""
+        import datasets
+
+        with self._explained():
+            dataset = datasets.load_dataset(self.name, self.configuration, split=self.split, streaming=self.streaming)
+            columns = dataset.column_names or list(next(iter(dataset), {}))
+            if self.text_column not in columns:
+                raise DataError(f"{self}: no column {self.text_column!r}; it has: {', '.join(columns) or 'none'}")
+            batches = iter(dataset.select_columns([self.text_column]).iter(HUB_BATCH_ROWS))
+        row = 0
+        while True:
+            with self._explained():
+                batch: dict[str, list[Any]] | None = next(batches, None)
+            if batch is None:
+                return
+            for text in batch[self.text_column]:
+                row += 1
+                if not isinstance(text, str):
+                    found = "null" if text is None else type(text).__name__
+                    raise DataError(f"{self}:{row}: {self.text_column!r} is {found}, not text; choose another column")
+                yield text
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Silence `datasets`' own bars and warnings, and turn its errors into one line."""
+        import datasets
+        import huggingface_hub.utils
+        from huggingface_hub.errors import HfHubHTTPError
+
+        loggers = (datasets.utils.logging, huggingface_hub.utils.logging)
+        levels = [logger.get_verbosity() for logger in loggers]
+        bars = not datasets.are_progress_bars_disabled()
+        for logger in loggers:
+            logger.set_verbosity_error()
+        datasets.disable_progress_bars()
+        try:
+            yield
+        except DataError:
+            raise
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            datasets.exceptions.DatasetsError,
+            *HfHubHTTPError.__bases__,
+        ) as error:
+            cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+            reason = " ".join(str(cause or error).split())[:300].rstrip(".")
+            raise DataError(
+                f"{self}: cannot be loaded: {reason}; check the name, configuration and split, and the network"
+            ) from error
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.set_verbosity(level)
+            if bars:
+                datasets.enable_progress_bars()
