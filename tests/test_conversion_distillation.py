@@ -175,13 +175,27 @@ def test_the_mean_output_has_relative_error_one() -> None:
     assert relative_error(constant, teacher, LayerSample(x, y), y.mean(0)) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_pieces_keep_the_text_and_its_order() -> None:
-    document = (
-        "Title\n" + "One sentence here. Another one there! A third, maybe? " * 5 + "\nThe last paragraph is this."
-    )
-    pieces = list(cut(document, random.Random(0)))
-    assert " ".join(" ".join(pieces).split()) == " ".join(document.removeprefix("Title\n").split())
+def test_pieces_are_runs_of_words_of_one_paragraph_in_order() -> None:
+    sentences = "One sentence here. Another one there! A third, maybe? " * 5
+    paragraphs = ["Title", sentences.strip(), "The last paragraph is this."]
+    pieces = list(cut("\n".join(paragraphs), random.Random(0)))
     assert len(pieces) > 5
+    places = []
+    for piece in pieces:
+        assert len(piece) >= 12
+        assert any(piece in paragraph for paragraph in paragraphs[1:]), piece
+        places.append(piece.startswith("The last") or piece in paragraphs[2])
+    assert places == sorted(places)
+    assert any(len(piece.split(". ")) > 1 or "! " in piece for piece in pieces)  # several sentences
+    assert list(cut("Title\n", random.Random(0))) == []
+
+
+def test_some_long_sentences_are_cut_down_to_fragments() -> None:
+    sentence = " ".join(f"word{i}" for i in range(40)) + "."
+    lengths = [len(piece.split()) for seed in range(60) for piece in cut(sentence, random.Random(seed))]
+    fragments = [n for n in lengths if n < 40]
+    assert 0 < len(fragments) < len(lengths)
+    assert all(3 <= n <= 15 for n in fragments)
 
 
 def test_held_out_text_is_of_other_documents(tmp_path: Path) -> None:
