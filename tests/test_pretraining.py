@@ -62,6 +62,7 @@ def plan(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         "training.batch_size=12",
         "training.micro_batch_size=4",
         "training.dropout=0.1",
+        "training.peak_learning_rate=1e-3",
         "training.precision=float32",
         "training.device=cpu",
     ]

@@ -11,10 +11,10 @@ from ..inference.pipeline import Pipeline
 __all__ = ["FilledMask", "example_sentences", "fill_examples"]
 
 PYTHON_SENTENCES = (
-    "Return a [MASK] containing the names of the files.",
-    "If the argument is [MASK], a TypeError is raised.",
+    "Return a [MASK] of strings.",
     "The default [MASK] is None.",
-    "This method must be overridden by a [MASK].",
+    "Raise an [MASK] if the file does not exist.",
+    "This function is [MASK] when the connection is closed.",
 )
 ENGLISH_SENTENCES = (
     "He was born in the [MASK] of London.",
