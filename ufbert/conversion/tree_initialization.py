@@ -5,9 +5,6 @@ output if the token does without it (the mean goes into the output bias). Level 
 the neuron that is worth most to the tokens that reach the node and do not have it yet, and these then part
 by its sign. Neurons that fire together thus come to stand on one path. The output weights of all nodes are
 then the ridge regression of the dense layer's output on the activations of the visited nodes.
-
-Measured on layer 2 of all-MiniLM-L6-v2, 48 trees of depth 4, held-out text, as the share of the variance of
-the layer's output that is missed: this placement 0.024, neurons placed at random 0.115, random weights 0.039.
 """
 
 from __future__ import annotations
