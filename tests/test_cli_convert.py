@@ -284,7 +284,7 @@ def test_onnx_without_its_extra_says_how_to_install_it(
     dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnxscript" else find(name, *a))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnx" else find(name, *a))
     code, err = run(capsys, dense, tmp_path / "out", "--to", "onnx")
     assert code == 1
-    assert err == "error: convert --to onnx needs onnxscript; install it with: pip install 'ufbert[onnx]'\n"
+    assert err == "error: convert --to onnx needs onnx; install it with: pip install 'ufbert[onnx]'\n"
