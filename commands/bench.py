@@ -72,7 +72,7 @@ def bench(
     seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Write the figure to this .svg, .png or .pdf file (needs ufbert[plot]).")
+        Path | None, typer.Option(help="Write the figure to this .svg, .png or .pdf file (needs ufbert\\[plot]).")
     ] = None,
 ) -> None:
     """Time fast feedforward layers and models against their dense twins, on inputs that reach many leaves.
