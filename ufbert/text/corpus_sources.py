@@ -8,16 +8,17 @@ embedded                                      see `embedded_corpus`
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import DataError
 from .embedded_corpus import embedded_documents, embedded_fingerprint
+from .hub_datasets import quiet_loading
 from .text_files import expand_paths, read_texts
 
 __all__ = ["EmbeddedSource", "FilesSource", "HubSource", "Source", "parse_corpus"]
@@ -162,37 +163,5 @@ class HubSource:
                     raise DataError(f"{self}:{row}: {self.text_column!r} is {found}, not text; choose another column")
                 yield text
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Silence `datasets`' own bars and warnings, and turn its errors into one line."""
-        import datasets
-        import huggingface_hub.utils
-        from huggingface_hub.errors import HfHubHTTPError
-
-        loggers = (datasets.utils.logging, huggingface_hub.utils.logging)
-        levels = [logger.get_verbosity() for logger in loggers]
-        bars = not datasets.are_progress_bars_disabled()
-        for logger in loggers:
-            logger.set_verbosity_error()
-        datasets.disable_progress_bars()
-        try:
-            yield
-        except DataError:
-            raise
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-            datasets.exceptions.DatasetsError,
-            *HfHubHTTPError.__bases__,
-        ) as error:
-            cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
-            reason = " ".join(str(cause or error).split())[:300].rstrip(".")
-            raise DataError(
-                f"{self}: cannot be loaded: {reason}; check the name, configuration and split, and the network"
-            ) from error
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.set_verbosity(level)
-            if bars:
-                datasets.enable_progress_bars()
+    def _explained(self) -> AbstractContextManager[None]:
+        return quiet_loading(f"{self}:", "check the name, configuration and split, and the network")
