@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .finetune import command_line
+from .command_line import command_line
 
 __all__ = ["convert"]
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .command_line import command_line
+
 __all__ = ["finetune"]
 
 
@@ -113,23 +115,3 @@ def finetune(
     }
     settings = load_settings(config, set_ or [], options=options).finetuning
     run(checkpoint, request, settings, out, tokenizer=tokenizer, command=command_line(context))
-
-
-def command_line(context: typer.Context) -> str:
-    """The command as it was given, for the model card."""
-    import shlex
-
-    words = context.command_path.split()
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        source = context.get_parameter_source(parameter.name or "")
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        if parameter.param_type_name == "argument":
-            words.append(str(value))
-        elif isinstance(value, bool):
-            words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            for item in value if isinstance(value, list | tuple) else [value]:
-                words += [parameter.opts[0], str(item)]
-    return shlex.join(words)

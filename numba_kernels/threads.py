@@ -17,27 +17,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 __all__ = ["run_chunks"]
 
 _pool: ThreadPoolExecutor | None = None
-_pool_size = 0
 _lock = threading.Lock()
 
 
 def _forget_pool() -> None:
     """A forked child has none of its parent's threads."""
-    global _pool, _pool_size, _lock
-    _pool, _pool_size, _lock = None, 0, threading.Lock()
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget_pool)
 
 
-def _executor(helpers: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
+def _executor() -> ThreadPoolExecutor:
+    """The one pool, never replaced, since another thread may be submitting to it; it starts threads on demand."""
+    global _pool
     with _lock:
-        if _pool is None or _pool_size < helpers:
-            # The smaller pool is left to finish; its idle threads end with it.
-            if _pool is not None:
-                _pool.shutdown(wait=False)
-            _pool, _pool_size = ThreadPoolExecutor(helpers, thread_name_prefix="ufbert-cmm"), helpers
+        if _pool is None:
+            _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="ufbert-cmm")
         return _pool
 
 
@@ -57,7 +54,7 @@ def run_chunks(work: Callable[[int], None], chunks: int, threads: int) -> None:
         while (chunk := next(counter)) < chunks:
             work(chunk)
 
-    futures: list[Future[None]] = [_executor(helpers).submit(drain) for _ in range(helpers)]
+    futures: list[Future[None]] = [_executor().submit(drain) for _ in range(helpers)]
     try:
         drain()
     finally:
