@@ -165,9 +165,11 @@ class UltraFastBertModel(PretrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        states: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """input_ids, attention_mask (1 = token, 0 = padding), token_type_ids (B, T) -> (B, T, H).
 
+        A list given as `states` takes the embeddings and what each layer makes of them, the result last.
         Raises `DataError` when T exceeds `max_position_embeddings`.
         """
         if input_ids.shape[1] > self.config.max_position_embeddings:
@@ -178,8 +180,12 @@ class UltraFastBertModel(PretrainedModel):
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         x = self.embeddings(input_ids, token_type_ids)
         for layer in self.layers:
+            if states is not None:
+                states.append(x)
             x = layer(x, mask)
         result: torch.Tensor = x if self.final_norm is None else self.final_norm(x)
+        if states is not None:
+            states.append(result)
         return result
 
     def forward(

@@ -13,10 +13,15 @@ from .config import UltraFastBertConfig
 from .encoder import ACTIVATIONS, UltraFastBertModel
 
 __all__ = [
+    "ClassificationHead",
+    "HeadTransform",
     "MaskedLMOutput",
     "SequenceClassifierOutput",
     "UltraFastBertForMaskedLM",
     "UltraFastBertForSequenceClassification",
+    "labelled_positions",
+    "masked_lm_loss",
+    "sequence_loss",
 ]
 
 IGNORED_LABEL = -100
@@ -39,6 +44,24 @@ class SequenceClassifierOutput:
     logits: torch.Tensor
     last_hidden_state: torch.Tensor
     loss: torch.Tensor | None = None
+
+
+def labelled_positions(labels: torch.Tensor) -> torch.Tensor:
+    """labels (B, T) -> (positions,): where in the flattened batch something is to be predicted."""
+    return (labels.reshape(-1) != IGNORED_LABEL).nonzero().squeeze(1)
+
+
+def masked_lm_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats of the labelled positions: logits (positions, V), targets (positions,)."""
+    # The mean over no position is undefined; zero keeps a batch without labels harmless.
+    return F.cross_entropy(logits.float(), targets) if len(targets) else logits.float().sum()
+
+
+def sequence_loss(logits: torch.Tensor, labels: torch.Tensor, config: UltraFastBertConfig) -> torch.Tensor:
+    """logits (B, num_labels), labels (B,): mean squared error for regression, else mean cross-entropy in nats."""
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return F.mse_loss(logits.float().squeeze(-1), labels.float())
+    return F.cross_entropy(logits.float(), labels)
 
 
 class HeadTransform(nn.Module):
@@ -89,11 +112,9 @@ class UltraFastBertForMaskedLM(PretrainedModel):
         hidden = self.encoder.encode(input_ids, attention_mask, token_type_ids)
         if labels is None:
             return MaskedLMOutput(logits=self.decode(hidden), last_hidden_state=hidden)
-        labelled = (labels.reshape(-1) != IGNORED_LABEL).nonzero().squeeze(1)  # (positions,)
+        labelled = labelled_positions(labels)
         logits = self.decode(hidden.reshape(-1, hidden.shape[-1]).index_select(0, labelled))
-        targets = labels.reshape(-1).index_select(0, labelled)
-        # The mean over no position is undefined; zero keeps a batch without labels harmless.
-        loss = F.cross_entropy(logits.float(), targets) if len(labelled) else logits.float().sum()
+        loss = masked_lm_loss(logits, labels.reshape(-1).index_select(0, labelled))
         return MaskedLMOutput(logits=logits, last_hidden_state=hidden, loss=loss)
 
     def decode(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -145,10 +166,5 @@ class UltraFastBertForSequenceClassification(PretrainedModel):
         """input_ids, attention_mask, token_type_ids (B, T); labels (B,), class numbers or values."""
         hidden = self.encoder.encode(input_ids, attention_mask, token_type_ids)
         logits = self.classifier(hidden, attention_mask)
-        loss = None
-        if labels is not None:
-            if self.config.problem_type == "regression" or self.config.num_labels == 1:
-                loss = F.mse_loss(logits.float().squeeze(-1), labels.float())
-            else:
-                loss = F.cross_entropy(logits.float(), labels)
+        loss = None if labels is None else sequence_loss(logits, labels, self.config)
         return SequenceClassifierOutput(logits=logits, last_hidden_state=hidden, loss=loss)
