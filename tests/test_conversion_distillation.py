@@ -17,12 +17,12 @@ from ufbert.conversion.distillation_settings import DistillationSettings
 from ufbert.conversion.distillation_texts import cut, read_distillation_texts
 from ufbert.conversion.layer_inputs import LayerSample
 from ufbert.conversion.layer_regression import relative_error
-from ufbert.conversion.sentence_transformers import read_embedding_facts
 from ufbert.conversion.straight_through import TEMPERATURE, StraightThroughFFF, path_mask
 from ufbert.conversion.tree_initialization import initialize_trees, place_neurons, solve_output_weights
 from ufbert.encoder import DenseFeedforward, Layer
 from ufbert.errors import DataError
 from ufbert.fff import masked_dense_fff
+from ufbert.sentence_transformers import read_embedding_facts
 
 HIDDEN = 16
 

@@ -1,8 +1,8 @@
 """The checkpoint folder, and the base class of everything that can be saved to and loaded from one.
 
-`config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `README.md`. Tensor names are
-those of the model with a head; the encoder's start with `encoder.`, whichever class saved them. Nothing here
-unpickles anything.
+`config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `README.md`, and the files of
+`sentence_transformers` where a converted model embeds in a way of its own. Tensor names are those of the model
+with a head; the encoder's start with `encoder.`, whichever class saved them. Nothing here unpickles anything.
 """
 
 from __future__ import annotations
@@ -206,6 +206,9 @@ class PretrainedModel(nn.Module):
             from .text.tokenization import save_tokenizer
 
             save_tokenizer(tokenizer, folder, self.config.max_position_embeddings)
+        from .sentence_transformers import write_embedding_facts
+
+        write_embedding_facts(self.config.provenance, self.config.hidden_size, folder)
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -22,6 +22,7 @@ from ufbert.encoder import DenseFeedforward, Layer
 from ufbert.errors import CheckpointError
 from ufbert.fff import FFF
 from ufbert.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
+from ufbert.sentence_transformers import write_embedding_facts
 from ufbert.text.tokenization import save_tokenizer
 
 from .source import encoder_of
@@ -94,6 +95,7 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder, config.max_position_embeddings)
+    write_embedding_facts(config.provenance, config.hidden_size, folder)
     return notes
 
 

@@ -18,9 +18,9 @@ from ufbert.config import MODEL_TYPE
 from ufbert.encoder import Embeddings, UltraFastBertModel
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
+from ufbert.sentence_transformers import read_embedding_facts, transformer_folder
 
 from .foreign import ForeignConfig, ForeignTensors, Reading
-from .sentence_transformers import read_embedding_facts, transformer_folder
 from .source_tokenizer import read_tokenizer
 
 __all__ = ["FAMILIES", "Source", "encoder_of", "load_source"]

@@ -27,6 +27,7 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..fff import FFF
 from ..heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ..interruption import Interruption
+from ..sentence_transformers import read_embedding_facts
 from ..text.batching import Example, Window, encode_window, length_batches, windows
 from ..text.tokenization import load_tokenizer
 from .predictions import Classify, Embed, FillMask, Prediction, Task
@@ -64,11 +65,13 @@ class Pipeline:
       `top_k` (5) best tokens for each mask, and the text filled if it has one mask;
     - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model;
     - embed: a float32 array (H,), by `pooling` `mean` or `cls`, of length 1 if `normalize`; both default to
-      what the checkpoint's provenance says, else mean and not normalised.
+      what sentence-transformers' files in the folder or the checkpoint's provenance say, else mean and not
+      normalised.
 
     `device` is `auto`, `cpu` or `cuda`; `precision` `auto`, `float32` or `bfloat16` (of the matrix products);
     `backend` that of the fast feedforward layers; `batch_size` texts make a batch, by default about 1,024
-    tokens on a CPU; texts are cut at `max_length` tokens, by default the model's maximum.
+    tokens on a CPU; texts are cut at `max_length` tokens, by default the model's maximum, or for `embed` the
+    length its sentence-transformers original cuts at.
 
     Raises `CheckpointError` for a folder that is none, or lacks the head or the tokenizer, `ConfigError` for
     a value that cannot be, `BackendError` for a device or backend that is not there.
@@ -94,7 +97,10 @@ class Pipeline:
         _check_relevance(self.task, top_k=top_k, pooling=pooling, normalize=normalize)
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
-        self.max_length = _check_length(max_length, self.config)
+        # A folder that sentence-transformers has saved since says more than where its weights once came from.
+        facts = {**self.config.provenance, **read_embedding_facts(self.folder)}
+        longest = facts.get("max_seq_length") if self.task == "embed" else None
+        self.max_length = _check_length(max_length, self.config, longest)
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
@@ -111,9 +117,8 @@ class Pipeline:
                 f"{folder}: its tokenizer has {entries} entries, its model only {self.config.vocab_size}; "
                 "put the tokenizer there that the model was trained with"
             )
-        provenance = self.config.provenance
-        self.pooling = pooling or str(provenance.get("pooling", "mean"))
-        self.normalize = bool(provenance.get("normalize", False)) if normalize is None else normalize
+        self.pooling = pooling or str(facts.get("pooling", "mean"))
+        self.normalize = bool(facts.get("normalize", False)) if normalize is None else normalize
         self._task = self._load(5 if top_k is None else top_k)
 
     @property
@@ -253,10 +258,10 @@ def _check_relevance(task: str, **options: object) -> None:
             raise ConfigError(f"{name} is an option of the task {owner}; the task here is {task}")
 
 
-def _check_length(max_length: int | None, config: UltraFastBertConfig) -> int:
+def _check_length(max_length: int | None, config: UltraFastBertConfig, default: int | None) -> int:
     most = config.max_position_embeddings
     if max_length is None:
-        return most
+        return min(most, default or most)
     if not 1 <= max_length <= most:
         raise ConfigError(f"max_length must lie between 1 and the model's maximum of {most}, not {max_length}")
     return max_length
