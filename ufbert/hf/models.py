@@ -1,0 +1,190 @@
+"""The core's encoder and heads under transformers' base class: its signatures, its outputs, our function.
+
+Every class holds the core's own modules under the names they have in `model.safetensors`, so the files of both
+sides are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
+
+from ..encoder import Embeddings
+from ..encoder import UltraFastBertModel as Encoder
+from ..errors import ConfigError
+from ..fff import FFF
+from ..heads import ClassificationHead, HeadTransform, labelled_positions, masked_lm_loss, sequence_loss
+from .configuration import UltraFastBertConfig
+
+__all__ = [
+    "UltraFastBertForMaskedLM",
+    "UltraFastBertForSequenceClassification",
+    "UltraFastBertModel",
+    "UltraFastBertPreTrainedModel",
+]
+
+Output = TypeVar("Output", BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput)
+
+
+class UltraFastBertPreTrainedModel(PreTrainedModel):
+    """The encoder, and what all models of it share."""
+
+    config_class = UltraFastBertConfig
+    base_model_prefix = "encoder"
+    _supports_sdpa = True
+    _no_split_modules = ["Layer"]  # noqa: RUF012  the base class declares it like this
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__(config)
+        self.core_config = config.to_core()
+        self.encoder = Encoder(self.core_config)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embedding."""
+        return self.encoder.embeddings.word
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embedding, as `resize_token_embeddings` does."""
+        self.encoder.embeddings.add_module("word", value)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Called for whatever no file held: heads, and the position table, which no file ever holds.
+        if isinstance(module, FFF | nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, Embeddings):
+            if module.config.position_embedding_type == "scaled-sinusoidal":
+                nn.init.constant_(module.position_scale, 1.0 / math.sqrt(module.config.hidden_size))
+                before = module.positions
+                module.fill_positions()
+                module.positions = module.positions.to(before.device, before.dtype)
+        else:
+            self.encoder.initialize(module)
+
+    def _encode(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        output_attentions: bool | None,
+        output_hidden_states: bool | None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """(B, T) -> (B, T, H), and the hidden states if they are wanted."""
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            raise ConfigError("output_attentions: the attention is fused and keeps no weights; leave the option out")
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states: list[torch.Tensor] | None = [] if wanted else None
+        # With one type or none there is nothing to choose; a tokenizer may number the second text 1 all the same.
+        types = token_type_ids if self.core_config.type_vocab_size > 1 else None
+        hidden = self.encoder.encode(input_ids, attention_mask, types, states)
+        return hidden, None if states is None else tuple(states)
+
+    def _finish(self, output: Output, return_dict: bool | None) -> Output | tuple[torch.Tensor, ...]:
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+class UltraFastBertModel(UltraFastBertPreTrainedModel):
+    """The encoder without a head, for `AutoModel`."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[torch.Tensor, ...]:
+        """input_ids, attention_mask (1 = token, 0 = padding), token_type_ids (B, T) -> last_hidden_state (B, T, H).
+
+        `hidden_states` are the embeddings and each layer's result, the last one after the final norm.
+        Raises `DataError` when T exceeds `max_position_embeddings`, `ConfigError` for `output_attentions`.
+        """
+        hidden, states = self._encode(
+            input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
+        )
+        return self._finish(BaseModelOutput(last_hidden_state=hidden, hidden_states=states), return_dict)
+
+
+class UltraFastBertForMaskedLM(UltraFastBertPreTrainedModel):
+    """The encoder with the masked-LM decoder, for `AutoModelForMaskedLM`."""
+
+    _tied_weights_keys = {"decoder.weight": "encoder.embeddings.word.weight"}  # noqa: RUF012  as the base class
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__(config)
+        core = self.core_config
+        self.transform = HeadTransform(core) if core.head_transform else None
+        self.decoder = nn.Linear(core.hidden_size, core.vocab_size, bias=core.decoder_bias)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The decoder, tied to the word embedding if the config says so."""
+        return self.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder, as `resize_token_embeddings` does."""
+        self.decoder = new_embeddings
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskedLMOutput | tuple[torch.Tensor, ...]:
+        """All (B, T), `labels` -100 wherever nothing is to be predicted -> logits (B, T, V) of every position.
+
+        `loss` is the mean cross-entropy of the labelled positions in nats. Errors as in `UltraFastBertModel`.
+        """
+        hidden, states = self._encode(
+            input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
+        )
+        logits = self.decoder(hidden if self.transform is None else self.transform(hidden))  # (B, T, V)
+        loss = None
+        if labels is not None:
+            labelled = labelled_positions(labels)
+            rows = logits.reshape(-1, logits.shape[-1]).index_select(0, labelled)  # (positions, V)
+            loss = masked_lm_loss(rows, labels.reshape(-1).index_select(0, labelled))
+        return self._finish(MaskedLMOutput(loss=loss, logits=logits, hidden_states=states), return_dict)
+
+
+class UltraFastBertForSequenceClassification(UltraFastBertPreTrainedModel):
+    """The encoder with the classification head, for `AutoModelForSequenceClassification`."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__(config)
+        self.classifier = ClassificationHead(self.core_config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[torch.Tensor, ...]:
+        """input_ids, attention_mask, token_type_ids (B, T) -> logits (B, num_labels).
+
+        `labels` (B,) are class numbers, or values for regression. Errors as in `UltraFastBertModel`.
+        """
+        hidden, states = self._encode(
+            input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
+        )
+        logits = self.classifier(hidden, attention_mask)
+        loss = None if labels is None else sequence_loss(logits, labels, self.core_config)
+        return self._finish(SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states), return_dict)
