@@ -9,18 +9,19 @@ the texts are sorted by length, so that a batch has little padding, and the resu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from ..checkpoint import PretrainedModel, locate_checkpoint, read_config
 from ..cmm import resolve_backend
-from ..config import UltraFastBertConfig
 from ..devices import autocast, choose_device, choose_precision
 from ..encoder import UltraFastBertModel
 from ..errors import CheckpointError, ConfigError, DataError
@@ -29,16 +30,14 @@ from ..heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassifica
 from ..interruption import Interruption
 from ..sentence_transformers import read_embedding_facts
 from ..text.batching import Example, Window, encode_window, length_batches, windows
+from ..text.long_texts import choose_overlap
 from ..text.tokenization import load_tokenizer
-from .predictions import Classify, Embed, FillMask, Prediction, Task
+from .fill_mask import FillMask
+from .options import check_length, check_relevance, choose_task
+from .predictions import Classify, Embed, Prediction, Task
 
 __all__ = ["Pipeline", "WindowResults"]
 
-TASKS = {
-    "UltraFastBertForMaskedLM": "fill-mask",
-    "UltraFastBertForSequenceClassification": "classify",
-    "UltraFastBertModel": "embed",
-}
 # Tokens in an automatic batch, by device. On a CPU the activations should stay in its caches: with 12 layers of
 # 768 on one core, SST-2's texts ran at 3,690 tokens/s in batches of 1,024 tokens, at 3,040 in those of 4,096.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
@@ -54,6 +53,10 @@ class WindowResults:
     """Tokens the model read, padding not counted."""
     truncated: int
     """Texts that were cut to the maximal length."""
+    split: int
+    """Texts that were read in several overlapping windows of tokens."""
+    read: int
+    """Examples that were taken, bad ones included."""
 
 
 class Pipeline:
@@ -70,8 +73,13 @@ class Pipeline:
 
     `device` is `auto`, `cpu` or `cuda`; `precision` `auto`, `float32` or `bfloat16` (of the matrix products);
     `backend` that of the fast feedforward layers; `batch_size` texts make a batch, by default about 1,024
-    tokens on a CPU; texts are cut at `max_length` tokens, by default the model's maximum, or for `embed` the
-    length its sentence-transformers original cuts at.
+    tokens on a CPU.
+
+    Texts are cut at `max_length` tokens, by default the model's maximum, or for `embed` the length its
+    sentence-transformers original cuts at. With `long_text="window"` a longer one is read whole, in windows of so
+    many tokens that share `stride` (a quarter of them), and the results are joined: the mean of the windows'
+    embeddings or probabilities, weighted by their tokens; each mask is filled by the window that holds most of
+    the text around it. Of a pair the longer text is split.
 
     Raises `CheckpointError` for a folder that is none, or lacks the head or the tokenizer, `ConfigError` for
     a value that cannot be, `BackendError` for a device or backend that is not there.
@@ -86,6 +94,8 @@ class Pipeline:
         pooling: str | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
+        long_text: str = "truncate",
+        stride: int | None = None,
         batch_size: int | None = None,
         precision: str = "auto",
         device: str = "auto",
@@ -93,14 +103,14 @@ class Pipeline:
     ) -> None:
         self.folder = locate_checkpoint(folder)
         self.config = read_config(self.folder)
-        self.task = _choose_task(task, self.config, str(folder))
-        _check_relevance(self.task, top_k=top_k, pooling=pooling, normalize=normalize)
+        self.task = choose_task(task, self.config, str(folder))
+        check_relevance(self.task, top_k=top_k, pooling=pooling, normalize=normalize)
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
         # A folder that sentence-transformers has saved since says more than where its weights once came from.
         facts = {**self.config.provenance, **read_embedding_facts(self.folder)}
         longest = facts.get("max_seq_length") if self.task == "embed" else None
-        self.max_length = _check_length(max_length, self.config, longest)
+        self.max_length = check_length(max_length, self.config, longest)
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
@@ -111,6 +121,7 @@ class Pipeline:
         else:
             raise ConfigError(f"backend {backend!r} is for fast feedforward layers; {folder} has dense ones")
         self.tokenizer = load_tokenizer(self.folder)
+        self.overlap = choose_overlap(self.tokenizer, self.max_length, long_text, stride)
         entries = max(self.tokenizer.get_vocab().values(), default=0) + 1
         if entries > self.config.vocab_size:
             raise CheckpointError(
@@ -146,14 +157,18 @@ class Pipeline:
             yield from results.predictions
 
     def run(
-        self, examples: Iterable[Example], on_bad: Callable[[DataError], None] | None = None
+        self, examples: Iterable[Example], on_bad: Callable[[DataError], None] | None = None, *, done: int = 0
     ) -> Iterator[WindowResults]:
-        """Window after window of results. A bad example raises `DataError`, or goes to `on_bad` and is left out."""
+        """Window after window of results. A bad example raises `DataError`, or goes to `on_bad` and is left out.
+
+        Where the examples continue those of an earlier run, `done` windows of it, the same windows follow.
+        """
+        cut = self.overlap is None
         prepared = (self._task.prepare(example) for example in examples)
         with ThreadPoolExecutor(1, thread_name_prefix="ufbert-tokenizer") as executor:
             waiting: Future[Window] | None = None
-            for window in windows(prepared, self.batch_size, self.max_length):
-                following = executor.submit(encode_window, self.tokenizer, window, self.max_length)
+            for window in windows(prepared, self.batch_size, self.max_length, cut=cut, done=done):
+                following = executor.submit(encode_window, self.tokenizer, window, self.max_length, self.overlap)
                 if waiting is not None:
                     yield self._predict(waiting.result(), on_bad)
                 waiting = following
@@ -166,7 +181,7 @@ class Pipeline:
             if on_bad is None:
                 raise problem
             on_bad(problem)
-        good = np.array([row for row in range(len(window.examples)) if row not in problems], dtype=np.int64)
+        good = np.flatnonzero(~np.isin(window.owner, list(problems)))
         lengths = window.lengths[good]
         results: list[Prediction | None] = [None] * len(good)
         for batch in length_batches(lengths, self.batch_size, BATCH_TOKENS[self.device.type]):
@@ -178,17 +193,38 @@ class Pipeline:
                 mask = self._tensor(window.encoded.attention_mask[rows, :longest])
             if self.config.type_vocab_size > 1 and window.examples[0].pair is not None:
                 token_types = self._tensor(window.encoded.token_type_ids[rows, :longest])
-            examples = [window.examples[row] for row in rows]
+            examples = [window.examples[text] for text in window.owner[rows]]
             with torch.inference_mode(), autocast(self.device, self.dtype):
                 predictions = self._task.predict(input_ids, mask, token_types, examples)
             for place, prediction in zip(batch, predictions, strict=True):
                 results[place] = prediction
         return WindowResults(
-            examples=[window.examples[row] for row in good],
-            predictions=[r for r in results if r is not None],
+            examples=[e for text, e in enumerate(window.examples) if text not in problems],
+            predictions=self._join(window, good, [r for r in results if r is not None]),
             tokens=int(lengths.sum()),
             truncated=window.encoded.truncated_count,
+            split=len(np.unique(window.owner[list(window.parts)])),
+            read=len(window.examples),
         )
+
+    def _join(self, window: Window, rows: npt.NDArray[np.int64], results: list[Prediction]) -> list[Prediction]:
+        """The results of texts out of those of `rows`."""
+        if window.parts:
+            joined: list[Prediction] = []
+            _, starts = np.unique(window.owner[rows], return_index=True)
+            for start, end in itertools.pairwise([*starts.tolist(), len(rows)]):
+                if end - start == 1:
+                    joined.append(results[start])
+                    continue
+                parts = [window.parts[row] for row in rows[start:end].tolist()]
+                ids = [
+                    window.encoded.input_ids[row, : len(part.places)]
+                    for row, part in zip(rows[start:end], parts, strict=True)
+                ]
+                example = window.examples[window.owner[rows[start]]]
+                joined.append(self._task.join(example, results[start:end], ids, parts))
+            results = joined
+        return [self._task.finish(result) for result in results]
 
     def _tensor(self, array: np.typing.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -223,48 +259,6 @@ class Pipeline:
             encoder.encode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
         if interruption.requested:
             raise KeyboardInterrupt
-
-
-def _choose_task(task: str | None, config: UltraFastBertConfig, folder: str) -> str:
-    """The task asked for, if the checkpoint has its head."""
-    kind = next((name for name in config.architectures if name in TASKS), None)
-    own = TASKS[kind] if kind else None
-    if task is None:
-        if own is None:
-            raise CheckpointError(
-                f"{folder}: config.json names no architecture of ours ({', '.join(TASKS)}); give a task"
-            )
-        return own
-    if task not in TASKS.values():
-        raise ConfigError(f"unknown task {task!r}; known: {', '.join(TASKS.values())}")
-    if task in (own, "embed"):
-        return task
-    if task == "fill-mask":
-        cure = "give a checkpoint as pretrained"
-    else:
-        cure = f"finetune it first: ufbert finetune {folder} --task glue/NAME"
-    usable = " or ".join(dict.fromkeys(t for t in (own, "embed") if t))
-    raise CheckpointError(
-        f"{folder}: holds {f'an {kind}' if kind else 'a model of unknown kind'}, which has no head for {task}; {cure}, "
-        f"or use the task {usable}"
-    )
-
-
-def _check_relevance(task: str, **options: object) -> None:
-    """Raise `ConfigError` for an option that another task has."""
-    for name, value in options.items():
-        owner = "fill-mask" if name == "top_k" else "embed"
-        if value is not None and task != owner:
-            raise ConfigError(f"{name} is an option of the task {owner}; the task here is {task}")
-
-
-def _check_length(max_length: int | None, config: UltraFastBertConfig, default: int | None) -> int:
-    most = config.max_position_embeddings
-    if max_length is None:
-        return min(most, default or most)
-    if not 1 <= max_length <= most:
-        raise ConfigError(f"max_length must lie between 1 and the model's maximum of {most}, not {max_length}")
-    return max_length
 
 
 def _examples(texts: Iterable[str] | Iterable[tuple[str, str]]) -> Iterator[Example]:

@@ -6,28 +6,22 @@ A task knows the model class it needs, which texts it cannot take, and how hidde
 from __future__ import annotations
 
 import abc
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders
 
 from ..encoder import UltraFastBertModel
 from ..errors import CheckpointError, ConfigError, DataError
-from ..heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
+from ..heads import UltraFastBertForSequenceClassification
 from ..text.batching import Example, Window
-from ..text.tokenization import special_token_id
+from ..text.long_texts import TextPart
 
-__all__ = ["Classify", "Embed", "FillMask", "Prediction", "Task"]
+__all__ = ["Classify", "Embed", "Prediction", "Task", "shortest"]
 
 Prediction: TypeAlias = "dict[str, Any] | npt.NDArray[np.float32]"
-
-COMMON_MASK = "[MASK]"
-# Rows of vocabulary logits at a time: 512 x 32,768 float32 are 67 MB, whatever number of masks a batch has.
-DECODED_ROWS = 512
 
 
 class Task(abc.ABC):
@@ -41,7 +35,7 @@ class Task(abc.ABC):
         return example
 
     def problems(self, window: Window) -> dict[int, DataError]:
-        """The rows of a window that the task cannot take, and why."""
+        """The examples of a window that the task cannot take, by number, and why."""
         return {}
 
     @abc.abstractmethod
@@ -54,94 +48,19 @@ class Task(abc.ABC):
     ) -> list[Prediction]:
         """One result for each of the B examples; the tensors are (B, T), no mask means no padding."""
 
-
-class FillMask(Task):
-    """`{"masks": [[{"token", "probability"}, ... best first], ... a list per mask], "filled": text or None}`.
-
-    `filled` is the text with the best token in the place of its only mask. A continuation piece (`##ing`)
-    is joined to the word before the mask.
-    """
-
-    columns = ("masks", "filled")
-
-    def __init__(self, model: UltraFastBertForMaskedLM, tokenizer: Tokenizer, folder: Path, top_k: int) -> None:
-        self.model, self.tokenizer, self.top_k = model, tokenizer, top_k
-        self.mask_id = special_token_id(tokenizer, "mask", folder)
-        self.mask = str(tokenizer.id_to_token(self.mask_id))
-        # A model's vocabulary may be padded beyond the tokenizer's; those entries are no words.
-        self.entries = max(tokenizer.get_vocab().values()) + 1
-        if not 1 <= top_k <= self.entries:
-            raise ConfigError(f"top_k must lie between 1 and the vocabulary's {self.entries}, not {top_k}")
-        self._spelling: dict[int, str] = {}
-
-    def prepare(self, example: Example) -> Example:
-        """Let `[MASK]` stand for the tokenizer's own mask token."""
-        if self.mask != COMMON_MASK:
-            example.text = example.text.replace(COMMON_MASK, self.mask)
-            if example.pair is not None:
-                example.pair = example.pair.replace(COMMON_MASK, self.mask)
-        return example
-
-    def problems(self, window: Window) -> dict[int, DataError]:
-        """Texts without a mask, or with one beyond the tokens that the model sees."""
-        # Padding is never the mask token, so the attention mask need not be asked.
-        kept = (window.encoded.input_ids == self.mask_id).sum(1).tolist()
-        found = {}
-        for row, (example, count) in enumerate(zip(window.examples, kept, strict=True)):
-            written = example.text.count(self.mask) + (example.pair or "").count(self.mask)
-            if not written and not count:
-                found[row] = DataError(f"{example.where}: no {self.mask} in the text; mark what to predict by it")
-            elif count < written:
-                found[row] = DataError(
-                    f"{example.where}: {written - count} of {written} {self.mask} lie beyond the "
-                    f"{window.encoded.input_ids.shape[1]} tokens that are read; shorten the text before the mask"
-                )
-        return found
-
-    def predict(
+    @abc.abstractmethod
+    def join(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        examples: list[Example],
-    ) -> list[Prediction]:
-        """Only the masked positions reach the decoder."""
-        hidden = self.model.encoder.encode(input_ids, attention_mask, token_type_ids)  # (B, T, H)
-        rows, positions = (input_ids == self.mask_id).nonzero(as_tuple=True)  # both (masks,)
-        candidates: list[list[dict[str, Any]]] = []
-        for masked in hidden[rows, positions].split(DECODED_ROWS):
-            logits = self.model.decode(masked).float()  # (rows, V)
-            best, tokens = logits[:, : self.entries].topk(self.top_k, dim=1)  # (rows, top_k)
-            probabilities = (best - logits.logsumexp(1, keepdim=True)).exp()
-            for ids, values in zip(tokens.tolist(), _shortest(probabilities), strict=True):
-                candidates.append(
-                    [{"token": self._spell(i), "probability": p} for i, p in zip(ids, values, strict=True)]
-                )
-        masks: list[list[list[dict[str, Any]]]] = [[] for _ in examples]
-        for row, found in zip(rows.tolist(), candidates, strict=True):
-            masks[row].append(found)
-        return [
-            {"masks": found, "filled": self._fill(example, found[0][0]["token"]) if len(found) == 1 else None}
-            for example, found in zip(examples, masks, strict=True)
-        ]
+        example: Example,
+        predictions: Sequence[Prediction],
+        input_ids: Sequence[npt.NDArray[np.int64]],
+        parts: Sequence[TextPart],
+    ) -> Prediction:
+        """The result of a text that was split, from those of its rows, whose tokens lie where `parts` say."""
 
-    def _spell(self, token_id: int) -> str:
-        if token_id not in self._spelling:
-            text = self.tokenizer.decode([token_id], skip_special_tokens=False)
-            self._spelling[token_id] = text or str(self.tokenizer.id_to_token(token_id))
-        return self._spelling[token_id]
-
-    def _fill(self, example: Example, token: str) -> str:
-        text = example.text if self.mask in example.text else example.pair or example.text
-        before, _, after = text.partition(self.mask)
-        if isinstance(self.tokenizer.decoder, decoders.ByteLevel):
-            continues = token[:1].isalnum()  # a byte-level token holds the space before its word
-        else:
-            continues = token.startswith("##") and len(token) > 2
-            token = token.removeprefix("##") if continues else token
-        if continues and before.strip():
-            before = before.rstrip()
-        return before + token.strip() + after
+    def finish(self, prediction: Prediction) -> Prediction:
+        """What remains to be done to the result of a text."""
+        return prediction
 
 
 class Classify(Task):
@@ -167,13 +86,29 @@ class Classify(Task):
         """Softmax over the classes, in float32."""
         output = self.model(input_ids, attention_mask, token_type_ids=token_type_ids)
         if self.regression:
-            return [{"value": value} for (value,) in _shortest(output.logits[:, :1])]
-        scores = output.logits.float().softmax(1)  # (B, num_labels)
+            return [{"value": value} for (value,) in shortest(output.logits[:, :1])]
+        return self._label(output.logits.float().softmax(1))  # (B, num_labels)
+
+    def _label(self, scores: torch.Tensor) -> list[Prediction]:
         best = scores.argmax(1).tolist()
         return [
             {"label": self.labels[top], "score": row[top], "scores": dict(zip(self.labels, row, strict=True))}
-            for row, top in zip(_shortest(scores), best, strict=True)
+            for row, top in zip(shortest(scores), best, strict=True)
         ]
+
+    def join(
+        self,
+        example: Example,
+        predictions: Sequence[Prediction],
+        input_ids: Sequence[npt.NDArray[np.int64]],
+        parts: Sequence[TextPart],
+    ) -> Prediction:
+        """The mean of the rows' probabilities, or of their values, weighted by their tokens."""
+        if self.regression:
+            values = np.array([[p["value"]] for p in predictions if isinstance(p, dict)])
+            return {"value": shortest(torch.from_numpy(_weighted_mean(values, input_ids))[None])[0][0]}
+        scores = np.array([list(p["scores"].values()) for p in predictions if isinstance(p, dict)])
+        return self._label(torch.from_numpy(_weighted_mean(scores, input_ids))[None])[0]
 
 
 class Embed(Task):
@@ -193,7 +128,10 @@ class Embed(Task):
         token_type_ids: torch.Tensor | None,
         examples: list[Example],
     ) -> list[Prediction]:
-        """The mean leaves padding out and counts the special tokens, as sentence-transformers does."""
+        """The mean leaves padding out and counts the special tokens, as sentence-transformers does.
+
+        `finish` gives the vectors their length of 1.
+        """
         hidden = self.model.encode(input_ids, attention_mask, token_type_ids).float()  # (B, T, H)
         if self.pooling == "cls":
             vectors = hidden[:, 0]
@@ -202,12 +140,36 @@ class Embed(Task):
         else:
             weight = attention_mask[:, :, None].to(hidden.dtype)
             vectors = (hidden * weight).sum(1) / weight.sum(1)
-        if self.normalize:
-            vectors = F.normalize(vectors, dim=1)
         return list(_finite(vectors).numpy())
 
+    def join(
+        self,
+        example: Example,
+        predictions: Sequence[Prediction],
+        input_ids: Sequence[npt.NDArray[np.int64]],
+        parts: Sequence[TextPart],
+    ) -> Prediction:
+        """The mean of the rows' vectors, weighted by their tokens."""
+        return _weighted_mean(np.stack([np.asarray(p) for p in predictions]), input_ids)
 
-def _shortest(values: torch.Tensor) -> list[list[float]]:
+    def finish(self, prediction: Prediction) -> Prediction:
+        """Of length 1, if wanted."""
+        if not self.normalize or not isinstance(prediction, np.ndarray):
+            return prediction
+        vector: npt.NDArray[np.float32] = prediction / np.maximum(np.linalg.norm(prediction), np.float32(1e-12))
+        return vector
+
+
+def _weighted_mean(
+    rows: npt.NDArray[np.floating[Any]], input_ids: Sequence[npt.NDArray[np.int64]]
+) -> npt.NDArray[np.float32]:
+    """The mean over rows (R, n), each with its number of tokens as weight."""
+    weights = np.array([len(ids) for ids in input_ids], dtype=np.float64)
+    mean: npt.NDArray[np.float32] = (weights @ rows / weights.sum()).astype(np.float32)
+    return mean
+
+
+def shortest(values: torch.Tensor) -> list[list[float]]:
     """Rows of numbers whose Python `repr` is float32's shortest: 0.1, not 0.10000000149011612."""
     rows: list[list[float]] = _finite(values).numpy().astype(str).astype(np.float64).tolist()
     return rows

@@ -35,10 +35,12 @@ from ..errors import CheckpointError, ConfigError, DataError
 __all__ = [
     "EncodedBatch",
     "encode_batch",
+    "encode_raw",
     "load_tokenizer",
     "save_tokenizer",
     "special_token_id",
     "special_token_ids",
+    "stack_rows",
     "train_tokenizer",
 ]
 
@@ -236,17 +238,9 @@ def encode_batch(
     A pair loses tokens at the end of its longer text first. `tokenizer` is left as it is, and what it says
     about truncation and padding is ignored. No text gives arrays of shape (0, 0).
     """
-    if pairs is not None and len(pairs) != len(texts):
-        raise DataError(f"{len(texts)} texts but {len(pairs)} second texts; give one for each")
     if tokenizer.truncation is not None or tokenizer.padding is not None:
         tokenizer = _plain(Tokenizer.from_str(tokenizer.to_str()))
-    room = max_length - tokenizer.num_special_tokens_to_add(pairs is not None)
-    if room < 1:
-        raise ConfigError(f"max_length {max_length} leaves no room beside the special tokens; raise it")
-    first = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    second: list[Encoding | None] = [None] * len(first)
-    if pairs is not None:
-        second = list(tokenizer.encode_batch(list(pairs), add_special_tokens=False))
+    room, first, second = encode_raw(tokenizer, texts, pairs, max_length)
     truncated = 0
     encodings: list[Encoding] = []
     for a, b in zip(first, second, strict=True):
@@ -258,15 +252,38 @@ def encode_batch(
             if b is not None:
                 b.truncate(keep_b)
         encodings.append(tokenizer.post_process(a, b))
-    width = max(map(len, encodings), default=0)
-    input_ids = np.full((len(encodings), width), _padding_id(tokenizer), dtype=np.int64)
+    return stack_rows(tokenizer, [(e.ids, e.type_ids) for e in encodings], truncated)
+
+
+def encode_raw(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> tuple[int, list[Encoding], list[Encoding | None]]:
+    """(tokens that `max_length` leaves beside the special ones, the texts' tokens uncut, the second texts')."""
+    if pairs is not None and len(pairs) != len(texts):
+        raise DataError(f"{len(texts)} texts but {len(pairs)} second texts; give one for each")
+    room = max_length - tokenizer.num_special_tokens_to_add(pairs is not None)
+    if room < 1:
+        raise ConfigError(f"max_length {max_length} leaves no room beside the special tokens; raise it")
+    first = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    second: list[Encoding | None] = [None] * len(first)
+    if pairs is not None:
+        second = list(tokenizer.encode_batch(list(pairs), add_special_tokens=False))
+    return room, first, second
+
+
+def stack_rows(
+    tokenizer: Tokenizer, rows: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], truncated: int
+) -> EncodedBatch:
+    """Rows of (token ids, token types) as one batch, padded to the longest."""
+    lengths = [np.size(ids) for ids, _ in rows]
+    width = max(lengths, default=0)
+    input_ids = np.full((len(rows), width), _padding_id(tokenizer), dtype=np.int64)
     attention_mask = np.zeros_like(input_ids)
     token_type_ids = np.zeros_like(input_ids)
-    for row, encoding in enumerate(encodings):
-        length = len(encoding)
-        input_ids[row, :length] = encoding.ids
+    for row, (length, (ids, type_ids)) in enumerate(zip(lengths, rows, strict=True)):
+        input_ids[row, :length] = ids
         attention_mask[row, :length] = 1
-        token_type_ids[row, :length] = encoding.type_ids
+        token_type_ids[row, :length] = type_ids
     return EncodedBatch(input_ids, attention_mask, token_type_ids, truncated)
 
 

@@ -1,0 +1,56 @@
+"""What a pipeline may be asked for, given its checkpoint."""
+
+from __future__ import annotations
+
+from ..config import UltraFastBertConfig
+from ..errors import CheckpointError, ConfigError
+
+__all__ = ["check_length", "check_relevance", "choose_task"]
+
+TASKS = {
+    "UltraFastBertForMaskedLM": "fill-mask",
+    "UltraFastBertForSequenceClassification": "classify",
+    "UltraFastBertModel": "embed",
+}
+
+
+def choose_task(task: str | None, config: UltraFastBertConfig, folder: str) -> str:
+    """The task asked for, if the checkpoint has its head."""
+    kind = next((name for name in config.architectures if name in TASKS), None)
+    own = TASKS[kind] if kind else None
+    if task is None:
+        if own is None:
+            raise CheckpointError(
+                f"{folder}: config.json names no architecture of ours ({', '.join(TASKS)}); give a task"
+            )
+        return own
+    if task not in TASKS.values():
+        raise ConfigError(f"unknown task {task!r}; known: {', '.join(TASKS.values())}")
+    if task in (own, "embed"):
+        return task
+    if task == "fill-mask":
+        cure = "give a checkpoint as pretrained"
+    else:
+        cure = f"finetune it first: ufbert finetune {folder} --task glue/NAME"
+    usable = " or ".join(dict.fromkeys(t for t in (own, "embed") if t))
+    raise CheckpointError(
+        f"{folder}: holds {f'an {kind}' if kind else 'a model of unknown kind'}, which has no head for {task}; {cure}, "
+        f"or use the task {usable}"
+    )
+
+
+def check_relevance(task: str, **options: object) -> None:
+    """Raise `ConfigError` for an option that another task has."""
+    for name, value in options.items():
+        owner = "fill-mask" if name == "top_k" else "embed"
+        if value is not None and task != owner:
+            raise ConfigError(f"{name} is an option of the task {owner}; the task here is {task}")
+
+
+def check_length(max_length: int | None, config: UltraFastBertConfig, default: int | None) -> int:
+    most = config.max_position_embeddings
+    if max_length is None:
+        return min(most, default or most)
+    if not 1 <= max_length <= most:
+        raise ConfigError(f"max_length must lie between 1 and the model's maximum of {most}, not {max_length}")
+    return max_length
