@@ -164,6 +164,8 @@ class UltraFastBertForSequenceClassification(UltraFastBertPreTrainedModel):
     """The encoder with the classification head, for `AutoModelForSequenceClassification`."""
 
     def __init__(self, config: UltraFastBertConfig) -> None:
+        if config.problem_type is None and config.num_labels == 1:
+            config.problem_type = "regression"  # what one score is to us; transformers' pipeline would squash it
         super().__init__(config)
         self.classifier = ClassificationHead(self.core_config)
         self.post_init()
