@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import ufbert
 from ufbert import Pipeline, UltraFastBertConfig
 from ufbert.checkpoint import read_config
-from ufbert.conversion import convert_checkpoint
+from ufbert.conversion import convert_checkpoint, load_source
 from ufbert.errors import ConfigError, DataError
 from ufbert.sentence_transformers import read_embedding_facts, write_embedding_facts
 from ufbert.text.tokenization import load_tokenizer
@@ -341,6 +341,22 @@ def test_what_sentence_transformers_saves_we_embed_alike(tiny_checkpoints: dict[
     expected = first.encode(TEXTS)
     got = np.stack(Pipeline(tmp_path / "model", precision="float32")(TEXTS))  # type: ignore[arg-type]
     np.testing.assert_allclose(got, expected, atol=1e-5)
+    convert_checkpoint(tmp_path / "model", tmp_path / "copy")
+    np.testing.assert_allclose(embeddings_of(tmp_path / "copy").encode(TEXTS), expected, atol=1e-5)
+
+
+def test_a_module_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    write_embedding_facts({"pooling": "mean"}, 32, tmp_path)
+    assert not any("modules.json" in note for note in load_source(tmp_path).notes)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    note = "left behind, so that embeddings are not the original's: Dense of modules.json"
+    assert note in load_source(tmp_path).notes
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken", "cls+mean", "weightedmean"])

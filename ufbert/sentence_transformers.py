@@ -13,7 +13,7 @@ from typing import Any
 from ufbert.checkpoint import read_json
 from ufbert.errors import CheckpointError
 
-__all__ = ["read_embedding_facts", "transformer_folder", "write_embedding_facts"]
+__all__ = ["read_embedding_facts", "transformer_folder", "unread_modules", "write_embedding_facts"]
 
 POOLING_FOLDER = "1_Pooling"
 # Our name -> that of `pooling_mode_...` in the files that every release reads.
@@ -34,7 +34,7 @@ def read_embedding_facts(folder: Path) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {}
     for module in _modules(folder):
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+        kind = _kind(module)
         path = folder / str(module.get("path", ""))
         if kind == "Pooling" and (path / "config.json").is_file():
             facts["pooling"] = _pooling(read_json(path / "config.json"))
@@ -50,6 +50,11 @@ def read_embedding_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def unread_modules(folder: Path) -> list[str]:
+    """Modules beyond what `read_embedding_facts` can say, `Dense` for instance."""
+    return [kind for m in _modules(folder) if (kind := _kind(m)) not in ("Transformer", "Pooling", "Normalize")]
+
+
 def write_embedding_facts(facts: dict[str, Any], hidden_size: int, folder: Path) -> None:
     """Write what `read_embedding_facts` reads, if `facts` name a pooling, so that both libraries embed alike."""
     if "pooling" not in facts:
@@ -63,7 +68,7 @@ def write_embedding_facts(facts: dict[str, Any], hidden_size: int, folder: Path)
     ]
     wanted = {POOLING_MODES.get(mode, mode) for mode in str(facts["pooling"]).split("+")}
     modes = {f"pooling_mode_{mode}": mode in wanted for mode in sorted({*POOLING_MODES.values(), *wanted})}
-    (folder / POOLING_FOLDER).mkdir()
+    (folder / POOLING_FOLDER).mkdir(exist_ok=True)
     _write_json({"word_embedding_dimension": hidden_size, **modes}, folder / POOLING_FOLDER / "config.json")
     if "max_seq_length" in facts:
         settings = {"max_seq_length": facts["max_seq_length"], "do_lower_case": False}
@@ -78,9 +83,13 @@ def _write_json(values: Any, file: Path) -> None:
 def transformer_folder(folder: Path) -> Path | None:
     """The subfolder of the transformer itself in the older layout (`0_Transformer`)."""
     for module in _modules(folder):
-        if str(module.get("type", "")).endswith(".Transformer") and module.get("path"):
+        if _kind(module) == "Transformer" and module.get("path"):
             return folder / str(module["path"])
     return None
+
+
+def _kind(module: dict[str, Any]) -> str:
+    return str(module.get("type", "")).rsplit(".", 1)[-1]
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:

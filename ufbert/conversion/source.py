@@ -18,7 +18,7 @@ from ufbert.config import MODEL_TYPE
 from ufbert.encoder import Embeddings, UltraFastBertModel
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
-from ufbert.sentence_transformers import read_embedding_facts, transformer_folder
+from ufbert.sentence_transformers import read_embedding_facts, transformer_folder, unread_modules
 
 from .foreign import ForeignConfig, ForeignTensors, Reading
 from .source_tokenizer import read_tokenizer
@@ -80,7 +80,10 @@ def load_source(source: str | Path) -> Source:
             f"{folder}: its tokenizer has {tokenizer.get_vocab_size()} entries, the model only "
             f"{reading.config.vocab_size}; they do not belong together"
         )
-    return Source(str(source), model_type, model, tokenizer, [*reading.notes, *([note] if note else [])])
+    notes = [*reading.notes, *([note] if note else [])]
+    if unread := unread_modules(root):
+        notes.append(f"left behind, so that embeddings are not the original's: {', '.join(unread)} of modules.json")
+    return Source(str(source), model_type, model, tokenizer, notes)
 
 
 def _load_ours(name: str, folder: Path) -> Source:
@@ -91,7 +94,10 @@ def _load_ours(name: str, folder: Path) -> Source:
             f"{folder / 'config.json'}: architectures is {list(config.architectures)}; known: {', '.join(MODELS)}"
         )
     tokenizer, note = read_tokenizer(folder, folder)
-    return Source(name, MODEL_TYPE, MODELS[kind].from_pretrained(folder), tokenizer, [note] if note else [])
+    model = MODELS[kind].from_pretrained(folder)
+    # sentence-transformers may have saved the folder since.
+    model.config = config.replace(provenance={**config.provenance, **read_embedding_facts(folder)})
+    return Source(name, MODEL_TYPE, model, tokenizer, [note] if note else [])
 
 
 def build_model(reading: Reading, provenance: dict[str, Any]) -> PretrainedModel:
