@@ -32,6 +32,9 @@ def infer(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --output.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the --output of an interrupted run of the same command.")
+    ] = False,
     text_column: Annotated[str, typer.Option(help="Column or key of the text; a txt file has none.")] = "text",
     pair_column: Annotated[
         str | None, typer.Option(help="Column of a second text, encoded together with the first.")
@@ -62,6 +65,13 @@ def infer(
     max_length: Annotated[
         int | None, typer.Option(help="Cut texts at so many tokens.", show_default="the model's maximum")
     ] = None,
+    long_text: Annotated[
+        str,
+        typer.Option(help="truncate longer texts, or window: read them whole in windows and join the results."),
+    ] = "truncate",
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens that neighbouring windows share.", show_default="a quarter of them")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Texts in a batch.", show_default="about 1,024 tokens on a CPU")
     ] = None,
@@ -83,6 +93,7 @@ def infer(
         task=task,
         output=output,
         overwrite=overwrite,
+        resume=resume,
         text_column=text_column,
         pair_column=pair_column,
         id_columns=id_column or (),
@@ -94,6 +105,8 @@ def infer(
         pooling=pooling,
         normalize=normalize,
         max_length=max_length,
+        long_text=long_text,
+        stride=stride,
         batch_size=batch_size,
         precision=precision,
         device=device,

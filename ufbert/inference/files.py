@@ -2,90 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 
 from ..errors import ConfigError, DataError
-from ..reporting import console, note, progress
+from ..pretraining.distributed import World, described_world, take_gpu
+from ..reporting import note
 from ..text.batching import Example
-from ..text.text_files import STDIN, expand_paths, file_format, read_rows
+from ..text.text_files import STDIN, expand_paths
+from .display import Display
+from .partial_results import PartialResults, Progress, check_partial, discard_partial, open_partial, partial_path
 from .pipeline import Pipeline
+from .ranks import own_examples, part_path
 from .result_files import check_result_path, open_results
+from .run_identity import run_identity
+from .sources import BadRows, Source, check_input_format, estimate_rows
+from .writers import ResultWriter
 
 __all__ = ["infer_files"]
-
-SHOWN_BAD_ROWS = 5
-# Without a terminal there is no bar; a line so often tells a log that the work goes on.
-SECONDS_BETWEEN_NOTES = 30.0
-STDIN_FORMATS = ("txt", "jsonl", "csv", "tsv")
-SAMPLED_BYTES = 1 << 22
-
-
-@dataclass
-class Source:
-    """Which rows of which files are read, and how."""
-
-    paths: list[Path]
-    text_column: str
-    pair_column: str | None
-    id_columns: tuple[str, ...]
-    keep_text: bool
-    input_format: str | None
-
-    def examples(self, bad_rows: BadRows | None) -> Iterator[Example]:
-        """The rows of all files in order."""
-        for path in self.paths:
-            yield from self._of_file(path, bad_rows)
-
-    def check(self, skip_bad: bool) -> None:
-        """Read a first row of every file, so that a wrong column or an empty file fails before the work."""
-        for path in self.paths:
-            if path.is_file():  # standard input and pipes can be read only once
-                next(self._of_file(path, BadRows(silent=True) if skip_bad else None), None)
-
-    def _of_file(self, path: Path, bad_rows: BadRows | None) -> Iterator[Example]:
-        # Lines of a txt file have no column names; theirs is `text`, whatever the other files call it.
-        kind = (self.input_format if path == STDIN else None) or file_format(path) or "txt"
-        column = "text" if kind == "txt" else self.text_column
-        texts = [column, self.pair_column] if self.pair_column is not None else [column]
-        rows = read_rows(
-            path,
-            columns=self.id_columns,
-            text_columns=texts,
-            on_bad=bad_rows,
-            format=self.input_format if path == STDIN else None,
-        )
-        for row in rows:
-            carried = {name: row.fields[name] for name in self.id_columns}
-            text = row.fields[column]
-            pair = None if self.pair_column is None else row.fields[self.pair_column]
-            if self.keep_text:
-                carried[self.text_column] = text
-                if self.pair_column is not None:
-                    carried[self.pair_column] = pair
-            yield Example(text, pair, row.where, carried)
-
-
-@dataclass
-class BadRows:
-    """Counts the rows that are skipped and shows the first few."""
-
-    count: int = 0
-    silent: bool = False
-
-    def __call__(self, error: DataError) -> None:
-        """One more of them."""
-        self.count += 1
-        if not self.silent and self.count <= SHOWN_BAD_ROWS:
-            note(f"skipped: {error}")
 
 
 def infer_files(
@@ -94,6 +35,7 @@ def infer_files(
     *,
     output: Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     text_column: str = "text",
     pair_column: str | None = None,
     id_columns: Sequence[str] = (),
@@ -107,49 +49,134 @@ def infer_files(
 
     `output` None means JSON lines on standard output. A result row holds `id_columns`, the texts unless
     `keep_text` is off, and what `Pipeline` says of the task. `pipeline_options` are `Pipeline`'s. A bad row
-    raises `DataError` with `file:line`; with `skip_bad` it is counted and left out. Raises `UfbertError`s.
+    raises `DataError` with `file:line`; with `skip_bad` it is counted and left out. With `resume` the results of
+    an interrupted run are continued. Under torchrun each process takes its share of the rows and writes a part
+    file (`ranks`). Raises `UfbertError`s.
     """
+    world = described_world()
+    paths = expand_paths(inputs)
+    check_input_format(input_format, paths)
+    source = Source(paths, text_column, pair_column, tuple(id_columns), keep_text, input_format)
+    _check_repeatable(source, output, world, resume)
     if output is not None:
+        output = part_path(output, world)
+        if resume and not overwrite and output.is_file() and not partial_path(output).exists():
+            note(f"{output}: is complete; nothing to resume")
+            return
         check_result_path(output, overwrite=overwrite)
+        check_partial(output, resume=resume, overwrite=overwrite)
     if threads is not None:
         _use_threads(threads)
-    paths = expand_paths(inputs)
-    _check_input_format(input_format, paths)
-    source = Source(paths, text_column, pair_column, tuple(id_columns), keep_text, input_format)
     source.check(skip_bad)
+    if world.size > 1 and torch.cuda.is_available() and pipeline_options.get("device") != "cpu":
+        take_gpu(world, torch.device("cuda"))
     pipeline = Pipeline(checkpoint, **pipeline_options)
     _check_columns(pipeline, source, output)
-    note(describe(pipeline))
-    bad_rows = BadRows() if skip_bad else None
-    texts = tokens = truncated = 0
+    if world.leads:
+        note(describe(pipeline) + (f", {world.size} processes" if world.size > 1 else ""))
+    try:
+        _open_and_run(pipeline, source, output, world, resume, overwrite, skip_bad, pipeline_options.get("top_k"))
+    except _NoRows:
+        if world.size == 1:
+            raise
+        note(f"{_process(world)}no row is left for it; it writes no file")
+    else:
+        if output is not None:
+            note(f"results: {output}")
+
+
+class _NoRows(DataError):
+    """Nothing to write: an error for the whole input, but not for one of many processes."""
+
+
+def _open_and_run(
+    pipeline: Pipeline,
+    source: Source,
+    output: Path | None,
+    world: World,
+    resume: bool,
+    overwrite: bool,
+    skip_bad: bool,
+    top_k: int | None,
+) -> None:
+    """Choose how the results are kept, and make them."""
+    with contextlib.ExitStack() as stack:
+        results: PartialResults | ResultWriter
+        if output is not None and source.read_once is None:
+            run = run_identity(pipeline, source, world, skip_bad=skip_bad, top_k=top_k)
+            results = stack.enter_context(open_partial(output, run, resume=resume, overwrite=overwrite))
+        else:
+            results = stack.enter_context(open_results(output, overwrite=overwrite))
+            if output is not None and overwrite:
+                discard_partial(output)
+        _run(pipeline, source, results, world, skip_bad=skip_bad, on_stdout=output is None)
+
+
+def _run(
+    pipeline: Pipeline,
+    source: Source,
+    results: PartialResults | ResultWriter,
+    world: World,
+    *,
+    skip_bad: bool,
+    on_stdout: bool,
+) -> None:
+    """Write the results of all rows that are not there yet, and say at the end what was done."""
+    progress = results.progress if isinstance(results, PartialResults) else Progress()
+    before = progress.texts, progress.tokens
+    # Every process meets the rows that cannot be read; the first one speaks of them. Those that the task cannot
+    # take belong to one process.
+    unreadable = BadRows(silent=not world.leads) if skip_bad else None
+    unusable = BadRows() if skip_bad else None
+    examples = own_examples(lambda: source.examples(unreadable), world)
+    if progress.read:
+        note(f"{_process(world)}going on after {progress.texts:,} texts")
+        _pass_over(examples, progress.read, unreadable)
+    total = estimate_rows(source.paths)
+    total = None if total is None else total // world.size
     start = time.monotonic()
-    with open_results(output, overwrite=overwrite) as writer, Display(source.paths, output is None) as display:
-        for results in pipeline.run(source.examples(bad_rows), bad_rows):
+    with Display(total, done=progress.texts, results_on_stdout=on_stdout, shown=world.leads) as display:
+        for window in pipeline.run(examples, unusable, done=progress.windows):
             columns = pipeline.columns
-            writer.write(
+            results.write(
                 [
                     e.carried | (p if isinstance(p, dict) else {columns[0]: p})
-                    for e, p in zip(results.examples, results.predictions, strict=True)
+                    for e, p in zip(window.examples, window.predictions, strict=True)
                 ]
             )
-            texts += len(results.examples)
-            tokens += results.tokens
-            truncated += results.truncated
-            display.update(texts)
-        skipped = bad_rows.count if bad_rows else 0
-        if not texts:
-            raise DataError(f"none of the input's {skipped} rows could be used; see the lines above")
+            progress.add(window)
+            if isinstance(results, PartialResults):
+                results.mark()
+            display.update(progress.texts)
+        skipped = progress.read - progress.texts
+        if unreadable is not None and world.leads:
+            skipped += unreadable.count
+        if not progress.texts:
+            raise _NoRows(f"none of the input's {skipped} rows could be used; see the lines above")
     seconds = max(time.monotonic() - start, 1e-9)
     if skipped:
-        note(f"{skipped:,} bad rows were skipped")
-    if truncated:
-        note(f"{truncated:,} texts were cut at {pipeline.max_length} tokens")
+        note(f"{_process(world)}{skipped:,} bad rows were skipped")
+    if progress.truncated:
+        note(f"{_process(world)}{progress.truncated:,} texts were cut at {pipeline.max_length} tokens")
+    texts, tokens = progress.texts - before[0], progress.tokens - before[1]
+    if progress.split:
+        note(f"{_process(world)}{progress.split:,} texts were read in windows of {pipeline.max_length} tokens")
+    after = f", after {before[0]:,} earlier ones" if before[0] else ""
     note(
-        f"{texts:,} texts, {tokens:,} tokens in {seconds:.1f} s: {texts / seconds:,.0f} texts/s, "
-        f"{tokens / seconds:,.0f} tokens/s ({_machine(pipeline)})"
+        f"{_process(world)}{texts:,} texts, {tokens:,} tokens in {seconds:.1f} s{after}: "
+        f"{texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s ({_machine(pipeline)})"
     )
-    if output is not None:
-        note(f"results: {output}")
+
+
+def _pass_over(examples: Iterator[Example], number: int, unreadable: BadRows | None) -> None:
+    """Leave out the examples that an earlier run has taken; their bad neighbours were shown, but still count."""
+    silent = unreadable is not None and unreadable.silent
+    if unreadable is not None:
+        unreadable.silent = True
+    for _ in itertools.islice(examples, number):
+        pass
+    if unreadable is not None:
+        unreadable.silent = silent
 
 
 def describe(pipeline: Pipeline) -> str:
@@ -169,6 +196,10 @@ def _machine(pipeline: Pipeline) -> str:
     return f"{pipeline.precision}, backend {pipeline.backend}, {device}"
 
 
+def _process(world: World) -> str:
+    return f"process {world.rank} of {world.size}: " if world.size > 1 else ""
+
+
 def _use_threads(threads: int) -> None:
     if threads < 1:
         raise ConfigError(f"threads must be at least 1, not {threads}")
@@ -176,13 +207,17 @@ def _use_threads(threads: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # read when the tokenizer first works
 
 
-def _check_input_format(input_format: str | None, paths: Sequence[Path]) -> None:
-    if input_format is None:
+def _check_repeatable(source: Source, output: Path | None, world: World, resume: bool) -> None:
+    """Raise `ConfigError` where the input must be read more than once and cannot be, or the output has no name."""
+    if not resume and world.size == 1:
         return
-    if input_format not in STDIN_FORMATS:
-        raise ConfigError(f"unknown --input-format {input_format!r}; known: {', '.join(STDIN_FORMATS)}")
-    if STDIN not in paths:
-        raise ConfigError("--input-format is for standard input (-); a file's suffix says its format")
+    if output is None:
+        need = "--resume continues a file" if resume else f"{world.size} processes write a file each"
+        raise ConfigError(f"{need}; give --output")
+    if (path := source.read_once) is not None:
+        purpose = "be resumed" if resume else f"be shared by {world.size} processes"
+        name = "standard input" if path == STDIN else f"{path}, a pipe,"
+        raise ConfigError(f"{name} cannot {purpose}, because it can be read only once; put the texts into a file")
 
 
 def _check_columns(pipeline: Pipeline, source: Source, output: Path | None) -> None:
@@ -200,58 +235,3 @@ def _check_columns(pipeline: Pipeline, source: Source, output: Path | None) -> N
             f"column {clash!r} of the input would collide with the result's {clash!r}; rename it, "
             "or use --no-keep-text if it is the text"
         )
-
-
-class Display:
-    """A progress bar with texts/s and the time left on a terminal; a line now and then elsewhere."""
-
-    def __init__(self, paths: list[Path], results_on_stdout: bool) -> None:
-        self.total = estimate_rows(paths)
-        self.bar: Progress = progress("{task.fields[rate]}")
-        # Results scroll through the bar if both go to one terminal.
-        self.bar.disable = not console().is_terminal or (results_on_stdout and sys.stdout.isatty())
-        self.start = self.last_note = time.monotonic()
-
-    def __enter__(self) -> Display:
-        self.bar.start()
-        self.task = self.bar.add_task("infer", total=self.total, rate="")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
-
-    def update(self, texts: int) -> None:
-        """`texts` are done so far."""
-        now = time.monotonic()
-        rate = texts / max(now - self.start, 1e-9)
-        if self.total is not None and texts > self.total:
-            self.total = None  # the estimate was too low: better none than a wrong one
-        self.bar.update(self.task, completed=texts, total=self.total, rate=f"{rate:,.0f} texts/s")
-        if not console().is_terminal and now - self.last_note > SECONDS_BETWEEN_NOTES:
-            self.last_note = now
-            left = ""
-            if self.total:
-                left = f", about {max(self.total - texts, 0) / rate / 60:,.1f} minutes left"
-            note(f"{texts:,} texts, {rate:,.0f} texts/s{left}")
-
-
-def estimate_rows(paths: Sequence[Path]) -> int | None:
-    """About how many rows the files have: parquet says it, of a text file the beginning is counted.
-
-    None if that cannot be known without reading everything: standard input, pipes, compressed files.
-    """
-    rows = 0.0
-    for path in paths:
-        kind = file_format(path)
-        if kind is None or path.suffix.lower() in (".gz", ".zst"):
-            return None
-        if kind == "parquet":
-            import pyarrow.parquet as pq
-
-            rows += pq.read_metadata(path).num_rows
-            continue
-        with path.open("rb") as stream:
-            sample = stream.read(SAMPLED_BYTES)
-        lines = sample.count(b"\n") + (not sample.endswith(b"\n"))
-        rows += lines * max(path.stat().st_size / max(len(sample), 1), 1.0)
-    return round(rows)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ..errors import ConfigError
 
-__all__ = ["World", "join_world"]
+__all__ = ["World", "described_world", "join_world", "take_gpu"]
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,40 @@ class World:
             dist.barrier()
 
 
+def described_world() -> World:
+    """The world that torchrun describes in the environment, which nobody has joined yet."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        return World()
+    return World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def take_gpu(world: World, device: torch.device) -> None:
+    """Let each process of a machine use a GPU of its own.
+
+    Raises `ConfigError` when there are more processes than GPUs.
+    """
+    if device.type != "cuda":
+        return
+    if world.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{world.local_rank + 1} processes on a machine with {torch.cuda.device_count()} GPUs; "
+            "give torchrun a smaller --nproc-per-node, or use --device cpu"
+        )
+    torch.cuda.set_device(world.local_rank)
+
+
 @contextlib.contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
     """The world that torchrun describes in the environment; without it, this process alone.
 
     Raises `ConfigError` when there are more processes than GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "RANK" not in os.environ:
-        yield World()
+    world = described_world()
+    if world.size == 1:
+        yield world
         return
-    world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
-    if device.type == "cuda":
-        if world.local_rank >= torch.cuda.device_count():
-            raise ConfigError(
-                f"{world.local_rank + 1} processes on a machine with {torch.cuda.device_count()} GPUs; "
-                "give torchrun a smaller --nproc-per-node, or use --device cpu"
-            )
-        torch.cuda.set_device(world.local_rank)
+    take_gpu(world, device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield world

@@ -1,0 +1,40 @@
+"""One input, several processes: which rows are whose under torchrun, and where their results go.
+
+Row i of the input belongs to process i modulo their number, as `datasets` splits a stream among nodes. Each reads
+the whole input, which takes a small part of the time that a model does, and writes a part file of its own. No
+process waits for another, so nodes may start late, fail and be resumed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..pretraining.distributed import World
+from ..text.batching import Example
+
+__all__ = ["own_examples", "part_path"]
+
+
+def part_path(output: Path, world: World) -> Path:
+    """`out-00001-of-00004.jsonl` for process 1 of 4; `output` itself for one process."""
+    if world.size == 1:
+        return output
+    return output.with_name(f"{output.stem}-{world.rank:05}-of-{world.size:05}{output.suffix}")
+
+
+def own_examples(examples: Callable[[], Iterator[Example]], world: World) -> Iterator[Example]:
+    """This process' share of what `examples()` yields, in order."""
+    if world.size == 1:
+        yield from examples()
+        return
+    from datasets import IterableDataset
+    from datasets.distributed import split_dataset_by_node
+
+    def rows() -> Iterator[dict[str, Any]]:
+        return ({"example": example} for example in examples())
+
+    dataset = IterableDataset.from_generator(rows)
+    for row in split_dataset_by_node(dataset, rank=world.rank, world_size=world.size):
+        yield row["example"]

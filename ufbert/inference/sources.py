@@ -1,0 +1,117 @@
+"""The rows of input files as examples: which columns are read, carried along, and skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError, DataError
+from ..reporting import note
+from ..text.batching import Example
+from ..text.text_files import STDIN, file_format, read_rows
+
+__all__ = ["BadRows", "Source", "check_input_format", "estimate_rows"]
+
+SHOWN_BAD_ROWS = 5
+STDIN_FORMATS = ("txt", "jsonl", "csv", "tsv")
+SAMPLED_BYTES = 1 << 22
+
+
+@dataclass
+class Source:
+    """Which rows of which files are read, and how."""
+
+    paths: list[Path]
+    text_column: str
+    pair_column: str | None
+    id_columns: tuple[str, ...]
+    keep_text: bool
+    input_format: str | None
+
+    def examples(self, bad_rows: BadRows | None) -> Iterator[Example]:
+        """The rows of all files in order."""
+        for path in self.paths:
+            yield from self._of_file(path, bad_rows)
+
+    @property
+    def read_once(self) -> Path | None:
+        """The first of the paths that cannot be read a second time: standard input or a pipe."""
+        return next((path for path in self.paths if not path.is_file()), None)
+
+    def check(self, skip_bad: bool) -> None:
+        """Read a first row of every file, so that a wrong column or an empty file fails before the work."""
+        for path in self.paths:
+            if path.is_file():  # standard input and pipes can be read only once
+                next(self._of_file(path, BadRows(silent=True) if skip_bad else None), None)
+
+    def _of_file(self, path: Path, bad_rows: BadRows | None) -> Iterator[Example]:
+        # Lines of a txt file have no column names; theirs is `text`, whatever the other files call it.
+        kind = (self.input_format if path == STDIN else None) or file_format(path) or "txt"
+        column = "text" if kind == "txt" else self.text_column
+        texts = [column, self.pair_column] if self.pair_column is not None else [column]
+        rows = read_rows(
+            path,
+            columns=self.id_columns,
+            text_columns=texts,
+            on_bad=bad_rows,
+            format=self.input_format if path == STDIN else None,
+        )
+        for row in rows:
+            carried = {name: row.fields[name] for name in self.id_columns}
+            text = row.fields[column]
+            pair = None if self.pair_column is None else row.fields[self.pair_column]
+            if self.keep_text:
+                carried[self.text_column] = text
+                if self.pair_column is not None:
+                    carried[self.pair_column] = pair
+            yield Example(text, pair, row.where, carried)
+
+
+@dataclass
+class BadRows:
+    """Counts the rows that are skipped and shows the first few."""
+
+    count: int = 0
+    shown: int = 0
+    silent: bool = False
+    """Whether to count only."""
+
+    def __call__(self, error: DataError) -> None:
+        """One more of them."""
+        self.count += 1
+        if not self.silent and self.shown < SHOWN_BAD_ROWS:
+            self.shown += 1
+            note(f"skipped: {error}")
+
+
+def check_input_format(input_format: str | None, paths: Sequence[Path]) -> None:
+    """Raise `ConfigError` for a format of standard input that is unknown, or where that is not read."""
+    if input_format is None:
+        return
+    if input_format not in STDIN_FORMATS:
+        raise ConfigError(f"unknown --input-format {input_format!r}; known: {', '.join(STDIN_FORMATS)}")
+    if STDIN not in paths:
+        raise ConfigError("--input-format is for standard input (-); a file's suffix says its format")
+
+
+def estimate_rows(paths: Sequence[Path]) -> int | None:
+    """About how many rows the files have: parquet says it, of a text file the beginning is counted.
+
+    None if that cannot be known without reading everything: standard input, pipes, compressed files.
+    """
+    rows = 0.0
+    for path in paths:
+        kind = file_format(path)
+        if kind is None or path.suffix.lower() in (".gz", ".zst"):
+            return None
+        if kind == "parquet":
+            import pyarrow.parquet as pq
+
+            rows += pq.read_metadata(path).num_rows
+            continue
+        with path.open("rb") as stream:
+            sample = stream.read(SAMPLED_BYTES)
+        lines = sample.count(b"\n") + (not sample.endswith(b"\n"))
+        rows += lines * max(path.stat().st_size / max(len(sample), 1), 1.0)
+    return round(rows)
