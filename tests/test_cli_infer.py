@@ -162,12 +162,47 @@ def test_bad_rows_stop_with_their_place_or_are_skipped_and_counted(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt"]
 
 
-def test_cut_texts_are_counted(capsys: Capture, tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
+def test_compressed_tables_and_lines(
+    capsys: Capture, tmp_path: Path, tiny_checkpoints: dict[str, Path], texts: Path
+) -> None:
+    lines = texts.read_text().splitlines()
+    table = "n,text\n" + "".join(f"{i},{line}\n" for i, line in enumerate(lines))
+    contents = {
+        "t.csv": table,
+        "t.tsv": table.replace(",", "\t"),
+        "t.txt": texts.read_text(),
+        "t.jsonl": "".join(json.dumps({"n": i, "text": line}) + "\n" for i, line in enumerate(lines)),
+    }
+    expected, _ = infer(capsys, tiny_checkpoints["masked_lm"], texts)
+    for name, content in contents.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+        with pa.CompressedOutputStream(str(tmp_path / f"{name}.zst"), "zstd") as stream:
+            stream.write(content.encode())
+        for suffix in (".gz", ".zst"):
+            ids = () if name == "t.txt" else ("--id-column", "n")
+            rows, _ = infer(capsys, tiny_checkpoints["masked_lm"], tmp_path / (name + suffix), *ids)
+            assert [{k: v for k, v in r.items() if k != "n"} for r in rows] == expected
+            assert not ids or [int(r["n"]) for r in rows] == [0, 1]
+        broken = tmp_path / f"broken{name[1:]}.gz"
+        broken.write_bytes(gzip.compress(content.encode())[:-12])
+        assert f"{broken}:" in error(capsys, tiny_checkpoints["masked_lm"], broken)
+
+
+def test_cut_or_windowed_texts_are_counted(capsys: Capture, tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
     file = tmp_path / "in.txt"
     file.write_text("the dog\n" + "the dog and the fox\n" * 37)
     rows, said = infer(capsys, tiny_checkpoints["classifier"], file, "--max-length", 4)
     assert len(rows) == 38
     assert "\n37 texts were cut at 4 tokens\n" in said
+    options = ("--max-length", 4, "--long-text", "window", "--stride", 1, "--precision", "float32")
+    whole, said = infer(capsys, tiny_checkpoints["classifier"], file, *options)
+    assert "cut at" not in said
+    assert "\n37 texts were read in windows of 4 tokens\n" in said
+    assert [r["text"] for r in whole] == file.read_text().splitlines()
+    expected = Pipeline(
+        tiny_checkpoints["classifier"], max_length=4, long_text="window", stride=1, precision="float32"
+    )(["the dog", "the dog and the fox"])
+    assert [{k: r[k] for k in ("label", "score", "scores")} for r in whole[:2]] == expected
 
 
 def test_a_late_file_fails_before_the_work(
@@ -203,6 +238,13 @@ def test_a_late_file_fails_before_the_work(
         ("masked_lm", ("{texts}", "--normalize"), "normalize is an option of the task embed; the task here is"),
         ("encoder", ("{texts}", "--top-k", "3"), "top_k is an option of the task fill-mask; the task here is"),
         ("encoder", ("{texts}", "--input-format", "csv"), "--input-format is for standard input (-)"),
+        (
+            "encoder",
+            ("{texts}", "--stride", "3"),
+            "stride is an option of long_text 'window'; long texts are truncated",
+        ),
+        ("encoder", ("{texts}", "--long-text", "fold"), "unknown long_text 'fold'; known: truncate, window"),
+        ("encoder", ("{texts}", "--long-text", "window", "--stride", "30"), "stride must lie between 0 and 29"),
         ("encoder", ("-", "--input-format", "xml"), "unknown --input-format 'xml'; known: txt, jsonl, csv, tsv"),
         ("nothing", ("{texts}",), "nothing: no such folder"),
     ],
