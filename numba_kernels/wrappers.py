@@ -7,19 +7,66 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .descent import walk
 from .gradient import add_weight_gradients, token_gradients
+from .layer import forward_chunk
 from .threads import run_chunks
 
 __all__ = ["backward", "forward"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
+# At batch 32 two threads gain nothing over one; what a call keeps beside y takes 0.2 KB a token.
+FEWEST_TOKENS_PER_CHUNK = 16
+MOST_TOKENS_PER_CHUNK = 1 << 15
 # Small enough that threads of unequal speed end together, large enough that handing a chunk out
 # (about 10 us) costs little beside its work.
 TOKENS_PER_CHUNK = 64
 # Columns of one chunk of the weight gradients; 64 float32 are four 512-bit registers.
 COLUMNS_PER_CHUNK = 192
+
+
+# The storage of x, w_in, w_out and y, and that of biases and logits, as empty arrays: a compiled kernel takes its
+# types from them.
+STORAGES = {
+    "float32": (np.empty(0, np.float32), np.empty(0, np.float32)),
+    "float64": (np.empty(0, np.float64), np.empty(0, np.float64)),
+    "bfloat16": (np.empty(0, np.uint16), np.empty(0, np.float32)),
+}
+
+
+def forward_at(
+    storage: str, addresses: tuple[int, ...], tokens: int, trees: int, nodes: int, hidden: int, threads: int
+) -> None:
+    """`forward` on memory at `addresses`: x, w_in, b_in, w_out, y, logits, leaves; unchecked.
+
+    `storage` is that of x, w_in, w_out and y; biases and logits are float64 with float64 and float32 otherwise.
+    The last two addresses may be 0 for what is not wanted.
+    """
+    like, like_logits = STORAGES[storage]
+    size = _chunk_size(tokens, threads)
+    if tokens <= size:
+        if tokens:
+            forward_chunk(like, like_logits, *addresses, 0, tokens, trees, nodes, hidden)
+        return
+
+    def work(chunk: int) -> None:
+        stop = min((chunk + 1) * size, tokens)
+        forward_chunk(like, like_logits, *addresses, chunk * size, stop, trees, nodes, hidden)
+
+    run_chunks(work, -(-tokens // size), threads)
+
+
+def _chunk_size(tokens: int, threads: int) -> int:
+    """Large chunks share more rows; there must be enough of them to end together, on cores of unequal speed."""
+    if threads < 2:
+        return MOST_TOKENS_PER_CHUNK
+    return max(FEWEST_TOKENS_PER_CHUNK, min(MOST_TOKENS_PER_CHUNK, -(-tokens // (2 * threads))))
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    # `.ctypes.data` takes three times as long.
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _check(x: Floats, w_in: Floats, b_in: Floats, w_out: Floats) -> None:
@@ -46,17 +93,13 @@ def forward(
     reached (tokens, P) as a node index. Raises ValueError or TypeError for arrays that do not fit.
     """
     _check(x, w_in, b_in, w_out)
-    trees, nodes, _ = w_in.shape
+    trees, nodes, hidden = w_in.shape
     tokens = x.shape[0]
     y = np.empty_like(x)
     logits = np.empty((tokens, trees, nodes.bit_length()), dtype=x.dtype)
     leaves = np.empty((tokens, trees), dtype=np.int64)
-
-    def work(chunk: int) -> None:
-        start = chunk * TOKENS_PER_CHUNK
-        walk(x, w_in, b_in, w_out, y, logits, leaves, start, min(start + TOKENS_PER_CHUNK, tokens))
-
-    run_chunks(work, -(-tokens // TOKENS_PER_CHUNK), threads)
+    addresses = tuple(_address(array) for array in (x, w_in, b_in, w_out, y, logits, leaves))
+    forward_at(x.dtype.name, addresses, tokens, trees, nodes, hidden, threads)
     return y, logits, leaves
 
 

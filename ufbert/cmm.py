@@ -33,6 +33,8 @@ class Backend(Protocol):
     """
 
     NATIVE_DTYPES: frozenset[torch.dtype]
+    NARROWS_WEIGHTS: bool
+    """Whether weights wider than a native x are rounded to its dtype; else x is widened to theirs."""
 
     def unavailable(self, device: torch.device) -> str | None:
         """None if tensors on `device` can be computed here, else the reason in one line."""
@@ -41,6 +43,9 @@ class Backend(Protocol):
         self, x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (tokens, H) -> y (tokens, H), logits (tokens, P, D + 1), leaves (tokens, P) int64."""
+
+    def infer(self, x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+        """The y of `forward` alone."""
 
     def backward(
         self,
@@ -99,13 +104,30 @@ def cmm(
         )
     if nodes < 1 or (nodes + 1) & nodes:
         raise ConfigError(f"w_in has {nodes} nodes a tree; a balanced tree has 2^(depth+1) - 1")
-    operands = (x.reshape(-1, hidden), w_in, b_in, w_out, backend)
+    rows = x if x.ndim == 2 else x.reshape(-1, hidden)
     if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
-        y, _, _ = _walk(*operands)  # calling an operator would load torch._dynamo, 1.2 s of a start
+        # Calling an operator would load torch._dynamo, 1.2 s of a start, and cost 15 us each time.
+        y = _infer(rows, w_in, b_in, w_out, backend)
     else:
-        y, _, _ = torch.ops.ufbert.cmm(*operands)
-    result: torch.Tensor = y.reshape(x.shape)
-    return result
+        y, _, _ = torch.ops.ufbert.cmm(rows, w_in, b_in, w_out, backend)
+    return y if x.ndim == 2 else y.reshape(x.shape)
+
+
+def _infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str) -> torch.Tensor:
+    chosen = load_backend(resolve_backend(backend, x.device))
+    dtype = x.dtype
+    if not (
+        dtype == w_in.dtype == w_out.dtype == b_in.dtype
+        and dtype in chosen.NATIVE_DTYPES
+        and _contiguous(x, w_in, b_in, w_out)
+    ):
+        x, w_in, b_in, w_out = _operands(chosen, x, w_in, b_in, w_out)
+    y = chosen.infer(x, w_in, b_in, w_out)
+    return y if y.dtype == dtype else y.to(dtype)
+
+
+def _contiguous(*tensors: torch.Tensor) -> bool:
+    return all(tensor.is_contiguous() for tensor in tensors)
 
 
 def _logits_dtype(*tensors: torch.Tensor) -> torch.dtype:
@@ -122,7 +144,8 @@ def _operands(
     """
     dtype = _logits_dtype(x, second, third, fourth)
     if dtype == torch.float32 and x.dtype in backend.NATIVE_DTYPES:
-        dtype = x.dtype
+        same = x.dtype == second.dtype == third.dtype == fourth.dtype
+        dtype = x.dtype if same or backend.NARROWS_WEIGHTS else dtype
     a, b, c, d = (t.detach().to(dtype).contiguous() for t in (x, second, third, fourth))
     return a, b, c, d
 

@@ -8,11 +8,13 @@ from ufbert.cuda import launcher
 
 from . import reference
 
-__all__ = ["NATIVE_DTYPES", "backward", "forward", "unavailable"]
+__all__ = ["NARROWS_WEIGHTS", "NATIVE_DTYPES", "backward", "forward", "infer", "unavailable"]
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 # float64, for gradient checks, goes to the reference.
 NATIVE_DTYPES = frozenset((*_DTYPES, torch.float64))
+# Under autocast, as torch.nn.Linear does it.
+NARROWS_WEIGHTS = True
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -42,6 +44,11 @@ def forward(
             stream=torch.cuda.current_stream(x.device).cuda_stream,
         )
     return y, logits, leaves
+
+
+def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+    """The y of `forward` alone."""
+    return forward(x, w_in, b_in, w_out)[0]
 
 
 def backward(

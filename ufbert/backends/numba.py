@@ -1,4 +1,4 @@
-"""CPU: torch tensors to NumPy views and back, around `ufbert.numba_kernels`."""
+"""CPU: torch tensors as `ufbert.numba_kernels` takes them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import torch
 
 from ufbert import numba_kernels
 
-__all__ = ["NATIVE_DTYPES", "backward", "forward", "unavailable"]
+__all__ = ["NARROWS_WEIGHTS", "NATIVE_DTYPES", "backward", "forward", "infer", "unavailable"]
 
-NATIVE_DTYPES = frozenset((torch.float32, torch.float64))
+_STORAGES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+NATIVE_DTYPES = frozenset(_STORAGES)
+# Rounding all weights for the few rows that are read would cost more than reading those in float32.
+NARROWS_WEIGHTS = False
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -22,10 +25,37 @@ def forward(
     x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As many threads as torch uses, so `torch.set_num_threads` rules both."""
-    y, logits, leaves = numba_kernels.forward(
-        x.numpy(), w_in.numpy(), b_in.numpy(), w_out.numpy(), threads=torch.get_num_threads()
-    )
-    return torch.from_numpy(y), torch.from_numpy(logits), torch.from_numpy(leaves)
+    trees, nodes, _ = w_in.shape
+    tokens = x.shape[0]
+    kept = torch.float64 if x.dtype == torch.float64 else torch.float32
+    logits = torch.empty((tokens, trees, nodes.bit_length()), dtype=kept)
+    leaves = torch.empty((tokens, trees), dtype=torch.int64)
+    return _run(x, w_in, b_in.to(kept), w_out, logits, leaves), logits, leaves
+
+
+def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+    """`forward` without what only a backward needs."""
+    kept = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return _run(x, w_in, b_in.to(kept), w_out, None, None)
+
+
+def _run(
+    x: torch.Tensor,
+    w_in: torch.Tensor,
+    b_in: torch.Tensor,
+    w_out: torch.Tensor,
+    logits: torch.Tensor | None,
+    leaves: torch.Tensor | None,
+) -> torch.Tensor:
+    # Addresses, since a NumPy view of every tensor would take longer than one token's walk. torch's memory
+    # also starts on a cache line, which NumPy's does not.
+    y = torch.empty_like(x)
+    addresses = (
+        x.data_ptr(), w_in.data_ptr(), b_in.data_ptr(), w_out.data_ptr(), y.data_ptr(),
+        0 if logits is None else logits.data_ptr(), 0 if leaves is None else leaves.data_ptr(),
+    )  # fmt: skip
+    numba_kernels.forward_at(_STORAGES[x.dtype], addresses, x.shape[0], *w_in.shape, torch.get_num_threads())
+    return y
 
 
 def backward(
@@ -36,7 +66,10 @@ def backward(
     logits: torch.Tensor,
     leaves: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same for the gradients."""
+    """The same for the gradients; bfloat16 is computed in float32."""
+    narrow = x.dtype == torch.bfloat16
+    if narrow:
+        x, w_in, w_out, grad_y = x.float(), w_in.float(), w_out.float(), grad_y.float()
     grad_x, grad_w_in, grad_b_in, grad_w_out = numba_kernels.backward(
         grad_y.numpy(),
         x.numpy(),
@@ -46,9 +79,6 @@ def backward(
         leaves.numpy(),
         threads=torch.get_num_threads(),
     )
-    return (
-        torch.from_numpy(grad_x),
-        torch.from_numpy(grad_w_in),
-        torch.from_numpy(grad_b_in),
-        torch.from_numpy(grad_w_out),
-    )
+    gradients = tuple(torch.from_numpy(g) for g in (grad_x, grad_w_in, grad_b_in, grad_w_out))
+    a, b, c, d = (g.bfloat16() for g in gradients) if narrow else gradients
+    return a, b, c, d

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["NATIVE_DTYPES", "backward", "forward", "unavailable"]
+__all__ = ["NARROWS_WEIGHTS", "NATIVE_DTYPES", "backward", "forward", "infer", "unavailable"]
 
 NATIVE_DTYPES = frozenset((torch.float32, torch.float64))
+NARROWS_WEIGHTS = False
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -39,6 +40,11 @@ def forward(
     logits = logits_all.gather(2, path)
     y = _scatter(F.gelu(logits), path, nodes) @ w_out.reshape(-1, hidden)
     return y, logits, path[:, :, -1].contiguous()
+
+
+def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+    """The y of `forward` alone."""
+    return forward(x, w_in, b_in, w_out)[0]
 
 
 def backward(

@@ -1,0 +1,175 @@
+"""LLVM vector code that Numba cannot write: loads, products and sums of 64 bytes at a time, for any storage type.
+
+Numba's own loops leave the width of a vector and the number of running sums to LLVM, which prefers 256 bits on
+many processors and changes its mind with the loop's shape. A dot product of this package must come out bit for
+bit the same in whatever company it is computed, so its order of summation is written down here.
+
+Storage types, by the dtype of a `like` array: float32, float64, and uint16 for the bits of bfloat16. bfloat16 is
+widened to float32 as it is loaded, and rounded to nearest even as it is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+__all__ = ["Storage", "declare", "fence", "fused", "pointer_to", "prefetch", "splat", "sum_lanes"]
+
+BYTE = ir.IntType(8)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+VECTOR_BYTES = 64
+
+# Numba hands the first parameter, the typing context, in by itself.
+_intrinsic: Any = intrinsic
+
+
+def declare(builder: Any, name: str, result: Any, parameters: list[Any]) -> Any:
+    """The LLVM intrinsic of that name, declared once in a module."""
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(result, parameters), name)
+
+
+class Storage:
+    """How numbers of one type lie in memory, and the vector they are computed in."""
+
+    def __init__(self, like: types.Array) -> None:
+        """`like` is an array's Numba type. Raises TypeError for a dtype that no kernel computes in."""
+        if like.dtype not in (types.float32, types.float64, types.uint16):
+            raise TypeError(f"no kernel computes in {like.dtype}")
+        self.narrow = like.dtype == types.uint16
+        self.scalar = ir.DoubleType() if like.dtype == types.float64 else ir.FloatType()
+        self.bits = 64 if like.dtype == types.float64 else 32
+        self.lanes = VECTOR_BYTES * 8 // self.bits
+        self.item_bytes = 2 if self.narrow else self.bits // 8
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self._stored = ir.VectorType(ir.IntType(16), self.lanes) if self.narrow else self.vector
+        self._wide = ir.VectorType(I32, self.lanes)
+
+    def zero(self) -> Any:
+        """A vector of zeros."""
+        return ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
+
+    def mask(self, builder: Any, left: Any) -> Any:
+        """The first `left` (i64) lanes, for the end of a row."""
+        lane = ir.Constant(ir.VectorType(I64, self.lanes), [ir.Constant(I64, i) for i in range(self.lanes)])
+        return builder.icmp_signed("<", lane, splat(builder, left, self.lanes))
+
+    def load(self, builder: Any, base: Any, item: Any, mask: Any = None) -> Any:
+        """A vector from item `item` on of the row at `base` (a byte pointer), widened."""
+        at = self._at(builder, base, item)
+        if mask is None:
+            value = builder.load(at)
+            value.align = self.item_bytes
+        else:
+            name = f"llvm.masked.load.v{self.lanes}{'i16' if self.narrow else f'f{self.bits}'}.p0"
+            function = declare(builder, name, self._stored, [at.type, I32, mask.type, self._stored])
+            nothing = ir.Constant(self._stored, None)
+            value = builder.call(function, [at, ir.Constant(I32, self.item_bytes), mask, nothing])
+        if self.narrow:
+            shift = ir.Constant(self._wide, [16] * self.lanes)
+            value = builder.bitcast(builder.shl(builder.zext(value, self._wide), shift), self.vector)
+        return value
+
+    def store(self, builder: Any, value: Any, base: Any, item: Any, mask: Any = None, stream: bool = False) -> None:
+        """The opposite. `stream` goes past the caches; the address must then be a multiple of 64 bytes."""
+        if self.narrow:
+            value = self._narrowed(builder, value)
+        at = self._at(builder, base, item)
+        if mask is None:
+            written = builder.store(value, at)
+            written.align = self.lanes * self.item_bytes if stream else self.item_bytes
+            if stream:
+                written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+            return
+        name = f"llvm.masked.store.v{self.lanes}{'i16' if self.narrow else f'f{self.bits}'}.p0"
+        function = declare(builder, name, ir.VoidType(), [self._stored, at.type, I32, mask.type])
+        builder.call(function, [value, at, ir.Constant(I32, self.item_bytes), mask])
+
+    def _at(self, builder: Any, base: Any, item: Any) -> Any:
+        offset = builder.mul(item, ir.Constant(I64, self.item_bytes))
+        return builder.bitcast(builder.gep(base, [offset]), self._stored.as_pointer())
+
+    def _narrowed(self, builder: Any, value: Any) -> Any:
+        """float32 -> bfloat16, to nearest even; a NaN stays one."""
+
+        def constant(number: int) -> Any:
+            return ir.Constant(self._wide, [number] * self.lanes)
+
+        bits = builder.bitcast(value, self._wide)
+        odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+        rounded = builder.lshr(builder.add(builder.add(bits, constant(0x7FFF)), odd), constant(16))
+        quiet = builder.or_(builder.lshr(bits, constant(16)), constant(0x40))
+        kept = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+        return builder.trunc(kept, self._stored)
+
+
+def splat(builder: Any, scalar: Any, lanes: int) -> Any:
+    """The scalar in every lane."""
+    vector = ir.VectorType(scalar.type, lanes)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, in one instruction where the processor has it."""
+    bits = 32 if isinstance(x.type.element, ir.FloatType) else 64
+    function = declare(builder, f"llvm.fmuladd.v{x.type.count}f{bits}", x.type, [x.type] * 3)
+    return builder.call(function, [x, y, z])
+
+
+def sum_lanes(builder: Any, vector: Any) -> Any:
+    """The sum of the lanes: halves are added until one is left."""
+    undefined = ir.Constant(vector.type, ir.Undefined)
+    lanes = vector.type.count
+    while lanes > 1:
+        lanes //= 2
+        low, high = (
+            builder.shuffle_vector(
+                vector,
+                undefined,
+                ir.Constant(ir.VectorType(I32, lanes), list(range(start, start + lanes))),
+            )
+            for start in (0, lanes)
+        )
+        vector = builder.fadd(low, high)
+        undefined = ir.Constant(vector.type, ir.Undefined)
+    return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
+@_intrinsic
+def pointer_to(typingctx: Any, address: Any, like: Any) -> Any:
+    """The address (an integer) as a pointer to `like`'s dtype, for `numba.carray`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(address, like), generate
+
+
+@_intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], BYTE.as_pointer())
+        function = declare(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer.type, I32, I32, I32])
+        builder.call(function, [pointer, *(ir.Constant(I32, number) for number in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+@_intrinsic
+def fence(typingctx: Any) -> Any:
+    """Make streamed stores visible to other threads before anything that follows."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
