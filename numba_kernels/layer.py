@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
+from numba import carray  # type: ignore[attr-defined,unused-ignore]
 
 from .activation import gelu_into
 from .compilation import kernel
@@ -28,28 +28,37 @@ __all__ = ["forward_chunk"]
 
 # y of one chunk from which on it is written past the caches.
 STREAMED_BYTES = 1 << 21
-# Tokens that go through all trees of a layer together: their x and y stay in the second-level cache.
-TOKENS_PER_BLOCK = 64
+# Tokens that go through all trees of a layer together: few, so that their x and y stay in the second-level
+# cache, but more where the trees are deep and tokens would else share no rows.
+FEWEST_TOKENS_PER_BLOCK = 64
+MOST_TOKENS_PER_BLOCK = 1024
+ROWS_PER_SWEEP = 12
 
 
 @kernel
 def _add_paths(
-    like: Any, like_y: Any, w_at: int, hidden: int, row: int, tokens: int, levels: int, activations_td: Any,
-    leaves_t: Any, order_t: Any, y_at: int, y_row: int, first: bool, stream: bool,
+    like: Any, like_y: Any, w_at: int, tree: int, hidden: int, row: int, tokens: int, levels: int,
+    activations_tk: Any, leaves_pt: Any, order_t: Any, y_at: int, y_row: int, first: bool, stream: bool,
 ) -> None:  # fmt: skip
-    """y of each token, in the order given, (+)= the rows of its path weighted by its activations."""
-    rows = np.empty(levels, np.int64)
+    """y of each token, in the order given, (+)= the rows of its paths weighted by its activations.
+
+    The trees at `w_at`, `tree` bytes apart, are those of `leaves_pt`; k counts their levels, tree by tree.
+    """
+    trees = leaves_pt.shape[0]
+    count = trees * levels
+    rows = np.empty(count, np.int64)
     rows_at = rows.ctypes.data
-    activations_at = activations_td.ctypes.data
-    item = activations_td.itemsize
+    activations_at = activations_tk.ctypes.data
+    item = activations_tk.itemsize
     for i in range(tokens):
         t = order_t[i]
-        node = leaves_t[t]
-        for d in range(levels - 1, -1, -1):
-            rows[d] = w_at + node * row
-            node = (node - 1) >> 1
-        weights = activations_at + t * levels * item
-        weighted_sum(like, like_y, rows_at, weights, levels, item, hidden, y_at + t * y_row, first, stream)
+        for p in range(trees):
+            node = leaves_pt[p, t]
+            for k in range((p + 1) * levels - 1, p * levels - 1, -1):
+                rows[k] = w_at + p * tree + node * row
+                node = (node - 1) >> 1
+        weights = activations_at + t * count * item
+        weighted_sum(like, like_y, rows_at, weights, count, item, hidden, y_at + t * y_row, first, stream)
 
 
 @kernel
@@ -80,42 +89,52 @@ def forward_chunk(
     row = hidden * like.itemsize
     tree = nodes * row
     biases_pn = carray(pointer_to(b_in_at, like_logits), (trees, nodes))
-    block = stop - start if trees == 1 else TOKENS_PER_BLOCK
+    # Shallow trees are taken several together, so that y is read and written once for about twelve rows.
+    together = min(trees, max(1, ROWS_PER_SWEEP // levels))
+    block = stop - start if trees == 1 else min(MOST_TOKENS_PER_BLOCK, max(FEWEST_TOKENS_PER_BLOCK, 2 * nodes))
     # The sum over several sweeps is kept in float32 where y is narrower.
-    narrow = like.itemsize == 2 and (trees > 1 or levels > 12)
+    narrow = like.itemsize == 2 and (trees > 1 or levels > ROWS_PER_SWEEP)
     sums = np.empty((block if narrow else 0, hidden), like_logits.dtype)
     stream = trees == 1 and (stop - start) * row >= STREAMED_BYTES and row % 64 == 0 and y_at % 64 == 0
     size = min(block, stop - start)
-    logits_td = np.empty((size, levels), like_logits.dtype)
-    activations_td = np.empty((size, levels), like_logits.dtype)
-    leaves_t = np.empty(size, np.int64)
+    logits_k = np.empty(size * together * levels, like_logits.dtype)
+    activations_k = np.empty(size * together * levels, like_logits.dtype)
+    leaves_pt = np.empty((together, size), np.int64)
     order_t = np.empty(size, np.int64)
+    spare_order_t = np.empty(size, np.int64)
     for first in range(start, stop, block):
         tokens = min(block, stop - first)
-        for p in range(trees):
-            logits = logits_td[:tokens]
-            activations = activations_td[:tokens]
-            route(
-                like, x_at + first * row, w_in_at + p * tree, biases_pn[p], hidden, row, tokens, levels,
-                logits, leaves_t[:tokens], order_t[:tokens],
-            )  # fmt: skip
-            gelu_into(logits.reshape(-1), activations.reshape(-1))
+        for group in range(0, trees, together):
+            count = min(together, trees - group)
+            width = count * levels
+            logits_tk = logits_k[: tokens * width].reshape(tokens, width)
+            activations_tk = activations_k[: tokens * width].reshape(tokens, width)
+            for p in range(count):
+                # The paths are added up in the order of the group's first tree.
+                order = order_t if p == 0 else spare_order_t
+                route(
+                    like, x_at + first * row, w_in_at + (group + p) * tree, biases_pn[group + p], hidden, row, tokens,
+                    levels, logits_tk[:, p * levels : (p + 1) * levels], leaves_pt[p, :tokens], order[:tokens],
+                )  # fmt: skip
+            gelu_into(logits_k[: tokens * width], activations_k[: tokens * width])
             if narrow:
                 _add_paths(
-                    like, like_logits, w_out_at + p * tree, hidden, row, tokens, levels, activations, leaves_t, order_t,
-                    sums.ctypes.data, hidden * like_logits.itemsize, p == 0, False,
+                    like, like_logits, w_out_at + group * tree, tree, hidden, row, tokens, levels, activations_tk,
+                    leaves_pt[:count], order_t, sums.ctypes.data, hidden * like_logits.itemsize, group == 0, False,
                 )  # fmt: skip
             else:
                 _add_paths(
-                    like, like, w_out_at + p * tree, hidden, row, tokens, levels, activations, leaves_t, order_t,
-                    y_at + first * row, row, p == 0, stream,
+                    like, like, w_out_at + group * tree, tree, hidden, row, tokens, levels, activations_tk,
+                    leaves_pt[:count], order_t, y_at + first * row, row, group == 0, stream,
                 )  # fmt: skip
             if logits_at:
                 kept = carray(pointer_to(logits_at, like_logits), (stop, trees, levels))
-                kept[first : first + tokens, p] = logits
+                for p in range(count):
+                    kept[first : first + tokens, group + p] = logits_tk[:, p * levels : (p + 1) * levels]
             if leaves_at:
                 kept_leaves = carray(pointer_to(leaves_at, order_t), (stop, trees))
-                kept_leaves[first : first + tokens, p] = leaves_t[:tokens]
+                for p in range(count):
+                    kept_leaves[first : first + tokens, group + p] = leaves_pt[p, :tokens]
         if narrow:
             _round_rows(like, sums, y_at + first * row, row, tokens, hidden)
     if stream:

@@ -23,6 +23,8 @@ from .vectors import BYTE, I64, Storage, fused, splat, sum_lanes
 __all__ = ["dots_1x1", "dots_1x4", "dots_3x2", "dots_4x1", "dots_pairwise_4", "weighted_sum"]
 
 RUNNING_SUMS = 4
+# Numba hands the first parameter, the typing context, in by itself.
+_intrinsic: Any = intrinsic
 
 
 def _loop(builder: Any, hidden: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
@@ -72,7 +74,7 @@ def _dots(cells: list[tuple[int, int]]) -> Any:
     rows = 1 + max(row for row, _ in cells)
     tokens = 1 + max(token for _, token in cells)
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @_intrinsic
     def dots(typingctx: Any, like: Any, xs: Any, ws: Any, hidden: Any, out: Any) -> Any:
         storage = Storage(like)
 
@@ -124,7 +126,7 @@ def _weighted_rows(rows: int, first: bool, stream: bool) -> Any:
     in the storage of `like`, y in that of `like_y`. `first` writes y, else it is added to.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @_intrinsic
     def add(
         typingctx: Any, like: Any, like_y: Any, rows_at: Any, weights_at: Any, hidden: Any, y_at: Any
     ) -> Any:  # fmt: skip

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from .gradient import add_weight_gradients, token_gradients
 from .layer import forward_chunk
+from .masking import keep_paths as _keep_paths
 from .threads import run_chunks
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "forward_at", "keep_paths"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -54,6 +55,27 @@ def forward_at(
         forward_chunk(like, like_logits, *addresses, chunk * size, stop, trees, nodes, hidden)
 
     run_chunks(work, -(-tokens // size), threads)
+
+
+def keep_paths(
+    logits_all: Floats, logits: Floats | None, leaves: npt.NDArray[np.int64] | None, threads: int = 1
+) -> None:
+    """All logits (tokens, P, N), in place, to activations that are zero off each token's paths.
+
+    `logits` (tokens, P, D + 1) and `leaves` (tokens, P) receive what was met, unless they are None.
+    """
+    tokens, _, nodes = logits_all.shape
+    if (nodes + 1) & nodes or not logits_all.flags.c_contiguous:
+        raise ValueError(f"logits_all {logits_all.shape} is no contiguous array of whole trees")
+    keep = logits is not None and leaves is not None
+    met = logits if logits is not None else np.empty((0, 0, 0), logits_all.dtype)
+    reached = leaves if leaves is not None else np.empty((0, 0), np.int64)
+
+    def work(chunk: int) -> None:
+        start = chunk * TOKENS_PER_CHUNK
+        _keep_paths(logits_all, keep, met, reached, start, min(start + TOKENS_PER_CHUNK, tokens))
+
+    run_chunks(work, -(-tokens // TOKENS_PER_CHUNK), threads)
 
 
 def _chunk_size(tokens: int, threads: int) -> int:

@@ -6,6 +6,8 @@ import torch
 
 from ufbert import numba_kernels
 
+from . import shallow
+
 __all__ = ["NARROWS_WEIGHTS", "NATIVE_DTYPES", "backward", "forward", "infer", "unavailable"]
 
 _STORAGES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
@@ -25,6 +27,8 @@ def forward(
     x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As many threads as torch uses, so `torch.set_num_threads` rules both."""
+    if shallow.is_shallow(w_in):
+        return shallow.forward(x, w_in, b_in, w_out)
     trees, nodes, _ = w_in.shape
     tokens = x.shape[0]
     kept = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -35,6 +39,8 @@ def forward(
 
 def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
     """`forward` without what only a backward needs."""
+    if shallow.is_shallow(w_in):
+        return shallow.infer(x, w_in, b_in, w_out)
     kept = torch.float64 if x.dtype == torch.float64 else torch.float32
     return _run(x, w_in, b_in.to(kept), w_out, None, None)
 
@@ -54,7 +60,9 @@ def _run(
         x.data_ptr(), w_in.data_ptr(), b_in.data_ptr(), w_out.data_ptr(), y.data_ptr(),
         0 if logits is None else logits.data_ptr(), 0 if leaves is None else leaves.data_ptr(),
     )  # fmt: skip
-    numba_kernels.forward_at(_STORAGES[x.dtype], addresses, x.shape[0], *w_in.shape, torch.get_num_threads())
+    trees, nodes, hidden = w_in.shape
+    threads = torch.get_num_threads()
+    numba_kernels.forward_at(_STORAGES[x.dtype], addresses, x.shape[0], trees, nodes, hidden, threads)
     return y
 
 
