@@ -3,103 +3,151 @@
 With g the gradient of y and s the logit of a visited node: a = gelu(s), ds = gelu'(s) (g . w_out[node]),
 grad_w_out[node] += a g, grad_w_in[node] += ds x, grad_b_in[node] += ds, grad_x += ds w_in[node].
 
-The first pass is split over tokens, the second over trees and columns of the hidden size. The second adds
-up tokens in one fixed order, so the result does not depend on the number of threads. That order is by leaf:
-neighbours then share most of their path, and the rows being added to stay in the cache.
+The first pass is split over tokens, the second over trees and columns of the hidden size. Both take the tokens
+in the order by leaf: neighbours share most of their path, so its rows stay in the caches. The second pass adds
+up a few tokens at a time that fit into the first-level cache with their x and g; for each level it sweeps once
+over a node's row of the gradient, whatever the number of these tokens that visited it. The order of additions
+is that of the tokens: the result does not depend on the number of threads.
 
 Letters: t tokens, p trees, n nodes of a tree, h hidden size, d levels (depth + 1).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import numpy as np
+
+from .activation import gelu_gradient_into, gelu_into
 from .compilation import kernel
+from .products import dots_1x1, dots_4x1, weighted_sum
 
-__all__ = ["add_weight_gradients", "token_gradients"]
+__all__ = ["add_weight_gradients", "order_by_leaf", "token_gradients"]
 
-SQRT_HALF = math.sqrt(0.5)
-INVERSE_SQRT_TWO_PI = 1.0 / math.sqrt(2.0 * math.pi)
+TOKENS_AT_A_TIME = 8
+
+
+@kernel
+def order_by_leaf(leaves_tp: Any, p: int, start: int, stop: int, nodes: int) -> Any:
+    """The tokens `start` to `stop` ordered by their leaf in tree `p`, stably."""
+    first_leaf = nodes // 2
+    ends = np.zeros(nodes - first_leaf + 1, np.int64)
+    for t in range(start, stop):
+        ends[leaves_tp[t, p] - first_leaf + 1] += 1
+    for leaf in range(1, ends.size):
+        ends[leaf] += ends[leaf - 1]
+    order = np.empty(stop - start, np.int64)
+    for t in range(start, stop):
+        leaf = leaves_tp[t, p] - first_leaf
+        order[ends[leaf]] = t
+        ends[leaf] += 1
+    return order
 
 
 @kernel
 def token_gradients(
-    g_th: Any,
-    w_in_pnh: Any,
-    w_out_pnh: Any,
-    logits_tpd: Any,
-    leaves_tp: Any,
-    grad_x_th: Any,
-    activations_tpd: Any,
-    grad_logits_tpd: Any,
-    start: int,
-    stop: int,
-) -> None:
+    g_th: Any, w_in_pnh: Any, w_out_pnh: Any, logits_tpd: Any, leaves_tp: Any,
+    grad_x_th: Any, activations_tpd: Any, grad_logits_tpd: Any, start: int, stop: int,
+) -> None:  # fmt: skip
     """Tokens `start` to `stop`: writes their rows of grad_x_th, activations_tpd and grad_logits_tpd."""
-    trees, _, hidden = w_in_pnh.shape
+    trees, nodes, hidden = w_in_pnh.shape
     levels = logits_tpd.shape[2]
-    zero = g_th.dtype.type(0)
-    half = g_th.dtype.type(0.5)
-    one = g_th.dtype.type(1)
-    sqrt_half = g_th.dtype.type(SQRT_HALF)
-    density_scale = g_th.dtype.type(INVERSE_SQRT_TWO_PI)
-    for t in range(start, stop):
-        g = g_th[t]
-        grad_x = grad_x_th[t]
-        for h in range(hidden):
-            grad_x[h] = zero
-        for p in range(trees):
+    item = g_th.itemsize
+    row = hidden * item
+    dots_d = np.empty(levels, g_th.dtype)
+    dots_at = dots_d.ctypes.data
+    rows_d = np.empty(levels, np.int64)
+    g_at = g_th.ctypes.data
+    for p in range(trees):
+        order = order_by_leaf(leaves_tp, p, start, stop, nodes)
+        tree_at = w_out_pnh.ctypes.data + p * nodes * row
+        for t in order:
             node = leaves_tp[t, p]
-            for level in range(levels - 1, -1, -1):
-                s = logits_tpd[t, p, level]
-                w_out = w_out_pnh[p, node]
-                dot = zero
-                for h in range(hidden):
-                    dot += g[h] * w_out[h]
-                cumulative = half * (one + math.erf(s * sqrt_half))
-                ds = dot * (cumulative + s * density_scale * math.exp(-half * s * s))
-                activations_tpd[t, p, level] = s * cumulative
-                grad_logits_tpd[t, p, level] = ds
-                w_in = w_in_pnh[p, node]
-                for h in range(hidden):
-                    grad_x[h] += ds * w_in[h]
-                node = (node - 1) // 2
+            for d in range(levels - 1, -1, -1):
+                rows_d[d] = tree_at + node * row
+                node = (node - 1) >> 1
+            g = (g_at + t * row,)
+            d = 0
+            while d + 4 <= levels:
+                dots_4x1(g_th, g, (rows_d[d], rows_d[d + 1], rows_d[d + 2], rows_d[d + 3]), hidden, dots_at + d * item)
+                d += 4
+            while d < levels:
+                dots_1x1(g_th, g, (rows_d[d],), hidden, dots_at + d * item)
+                d += 1
+            for d in range(levels):
+                grad_logits_tpd[t, p, d] = dots_d[d]
+    count = trees * levels
+    logits = logits_tpd.reshape(-1)[start * count : stop * count]
+    gelu_into(logits, activations_tpd.reshape(-1)[start * count : stop * count])
+    gelu_gradient_into(logits, grad_logits_tpd.reshape(-1)[start * count : stop * count])
+    for p in range(trees):
+        order = order_by_leaf(leaves_tp, p, start, stop, nodes)
+        tree_at = w_in_pnh.ctypes.data + p * nodes * row
+        for t in order:
+            node = leaves_tp[t, p]
+            for d in range(levels - 1, -1, -1):
+                rows_d[d] = tree_at + node * row
+                node = (node - 1) >> 1
+            weighted_sum(
+                g_th, g_th, rows_d.ctypes.data, grad_logits_tpd.ctypes.data + (t * count + p * levels) * item,
+                levels, item, hidden, grad_x_th.ctypes.data + t * row, p == 0, False,
+            )  # fmt: skip
 
 
 @kernel
 def add_weight_gradients(
-    g_th: Any,
-    x_th: Any,
-    activations_tpd: Any,
-    grad_logits_tpd: Any,
-    leaves_tp: Any,
-    order_t: Any,
-    grad_w_in_nh: Any,
-    grad_b_in_n: Any,
-    grad_w_out_nh: Any,
-    p: int,
-    start: int,
-    stop: int,
-) -> None:
-    """Tree `p`, columns `start` to `stop`: adds every token, in the order `order_t`, to that tree's gradients.
+    g_th: Any, x_th: Any, activations_tpd: Any, grad_logits_tpd: Any, leaves_tp: Any, order_t: Any,
+    grad_w_in_nh: Any, grad_b_in_n: Any, grad_w_out_nh: Any, p: int, start: int, stop: int,
+) -> None:  # fmt: skip
+    """Tree `p`, columns `start` to `stop` of its gradients: the sum over all tokens in the order `order_t`.
 
     The chunk that holds column 0 also adds up the bias gradient.
     """
     levels = grad_logits_tpd.shape[2]
-    for i in range(order_t.shape[0]):
-        t = order_t[i]
-        x = x_th[t]
-        g = g_th[t]
-        node = leaves_tp[t, p]
-        for level in range(levels - 1, -1, -1):
-            ds = grad_logits_tpd[t, p, level]
-            a = activations_tpd[t, p, level]
-            grad_w_in = grad_w_in_nh[node]
-            grad_w_out = grad_w_out_nh[node]
-            for h in range(start, stop):
-                grad_w_in[h] += ds * x[h]
-                grad_w_out[h] += a * g[h]
-            if start == 0:
-                grad_b_in_n[node] += ds
-            node = (node - 1) // 2
+    tokens = order_t.size
+    item = g_th.itemsize
+    row = x_th.shape[1] * item
+    columns = stop - start
+    # Here, so that threads share the time the system takes to hand out memory.
+    grad_w_in_nh[:, start:stop] = 0
+    grad_w_out_nh[:, start:stop] = 0
+    x_at = x_th.ctypes.data + start * item
+    g_at = g_th.ctypes.data + start * item
+    grad_w_in_at = grad_w_in_nh.ctypes.data + start * item
+    grad_w_out_at = grad_w_out_nh.ctypes.data + start * item
+    x_rows = np.empty(TOKENS_AT_A_TIME, np.int64)
+    g_rows = np.empty(TOKENS_AT_A_TIME, np.int64)
+    node_i = np.empty(TOKENS_AT_A_TIME, np.int64)
+    ds_i = np.empty(TOKENS_AT_A_TIME, g_th.dtype)
+    a_i = np.empty(TOKENS_AT_A_TIME, g_th.dtype)
+    for first in range(0, tokens, TOKENS_AT_A_TIME):
+        count = min(TOKENS_AT_A_TIME, tokens - first)
+        for i in range(count):
+            t = order_t[first + i]
+            x_rows[i] = x_at + t * row
+            g_rows[i] = g_at + t * row
+            node_i[i] = leaves_tp[t, p]
+        for d in range(levels - 1, -1, -1):
+            for i in range(count):
+                t = order_t[first + i]
+                ds_i[i] = grad_logits_tpd[t, p, d]
+                a_i[i] = activations_tpd[t, p, d]
+                if start == 0:
+                    grad_b_in_n[node_i[i]] += ds_i[i]
+            i = 0
+            while i < count:
+                node = node_i[i]
+                end = i + 1
+                while end < count and node_i[end] == node:
+                    end += 1
+                weighted_sum(
+                    g_th, g_th, x_rows.ctypes.data + 8 * i, ds_i.ctypes.data + item * i, end - i, item, columns,
+                    grad_w_in_at + node * row, False, False,
+                )  # fmt: skip
+                weighted_sum(
+                    g_th, g_th, g_rows.ctypes.data + 8 * i, a_i.ctypes.data + item * i, end - i, item, columns,
+                    grad_w_out_at + node * row, False, False,
+                )  # fmt: skip
+                i = end
+            for i in range(count):
+                node_i[i] = (node_i[i] - 1) >> 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .gradient import add_weight_gradients, token_gradients
+from .gradient import add_weight_gradients, order_by_leaf, token_gradients
 from .layer import forward_chunk
 from .masking import keep_paths as _keep_paths
 from .threads import run_chunks
@@ -16,14 +16,17 @@ __all__ = ["backward", "forward", "forward_at", "keep_paths"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
-# At batch 32 two threads gain nothing over one; what a call keeps beside y takes 0.2 KB a token.
+# Fewer are not worth waking a thread for.
 FEWEST_TOKENS_PER_CHUNK = 16
+# What a call keeps beside y takes 0.2 KB a token.
 MOST_TOKENS_PER_CHUNK = 1 << 15
 # Small enough that threads of unequal speed end together, large enough that handing a chunk out
 # (about 10 us) costs little beside its work.
 TOKENS_PER_CHUNK = 64
-# Columns of one chunk of the weight gradients; 64 float32 are four 512-bit registers.
-COLUMNS_PER_CHUNK = 192
+# Columns of one chunk of the weight gradients, whole vectors: x and g of the tokens added up together, and the
+# gradients' rows of one path, are then 72 KB.
+MOST_COLUMNS_PER_CHUNK = 384
+LANES = 16
 
 
 # The storage of x, w_in, w_out and y, and that of biases and logits, as empty arrays: a compiled kernel takes its
@@ -44,17 +47,12 @@ def forward_at(
     The last two addresses may be 0 for what is not wanted.
     """
     like, like_logits = STORAGES[storage]
-    size = _chunk_size(tokens, threads)
-    if tokens <= size:
-        if tokens:
-            forward_chunk(like, like_logits, *addresses, 0, tokens, trees, nodes, hidden)
-        return
+    chunks = _chunks(tokens, threads)
 
     def work(chunk: int) -> None:
-        stop = min((chunk + 1) * size, tokens)
-        forward_chunk(like, like_logits, *addresses, chunk * size, stop, trees, nodes, hidden)
+        forward_chunk(like, like_logits, *addresses, *chunks[chunk], trees, nodes, hidden)
 
-    run_chunks(work, -(-tokens // size), threads)
+    run_chunks(work, len(chunks), threads)
 
 
 def keep_paths(
@@ -78,11 +76,15 @@ def keep_paths(
     run_chunks(work, -(-tokens // TOKENS_PER_CHUNK), threads)
 
 
-def _chunk_size(tokens: int, threads: int) -> int:
-    """Large chunks share more rows; there must be enough of them to end together, on cores of unequal speed."""
-    if threads < 2:
-        return MOST_TOKENS_PER_CHUNK
-    return max(FEWEST_TOKENS_PER_CHUNK, min(MOST_TOKENS_PER_CHUNK, -(-tokens // (2 * threads))))
+def _chunks(tokens: int, threads: int) -> list[tuple[int, int]]:
+    """Starts and stops: one chunk for each thread, since tokens share rows only within a chunk.
+
+    Finer chunks even out cores of unequal speed, but cost more than that gains: with four chunks for two threads
+    16,384 tokens took 0.49 us each, with two 0.45. A core that another process keeps busy slows the call to
+    half its speed at worst.
+    """
+    size = min(MOST_TOKENS_PER_CHUNK, max(FEWEST_TOKENS_PER_CHUNK, -(-tokens // threads)))
+    return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
 def _address(array: npt.NDArray[Any]) -> int:
@@ -152,22 +154,22 @@ def backward(
     activations = np.empty_like(logits)
     grad_logits = np.empty_like(logits)
 
-    def per_token(chunk: int) -> None:
-        start = chunk * TOKENS_PER_CHUNK
-        stop = min(start + TOKENS_PER_CHUNK, tokens)
-        token_gradients(grad_y, w_in, w_out, logits, leaves, grad_x, activations, grad_logits, start, stop)
+    chunks = _chunks(tokens, threads)
 
-    run_chunks(per_token, -(-tokens // TOKENS_PER_CHUNK), threads)
-    grad_w_in = np.zeros_like(w_in)
+    def per_token(chunk: int) -> None:
+        token_gradients(grad_y, w_in, w_out, logits, leaves, grad_x, activations, grad_logits, *chunks[chunk])
+
+    run_chunks(per_token, len(chunks), threads)
+    grad_w_in, grad_w_out = np.empty_like(w_in), np.empty_like(w_out)
     grad_b_in = np.zeros(b_in_shape, dtype=x.dtype)
-    grad_w_out = np.zeros_like(w_out)
-    orders = [np.argsort(leaves[:, p], kind="stable") for p in range(trees)]
-    slices = -(-hidden // COLUMNS_PER_CHUNK)
+    orders = [order_by_leaf(leaves, p, 0, tokens, nodes) for p in range(trees)]
+    columns = -(-min(MOST_COLUMNS_PER_CHUNK, -(-hidden // threads)) // LANES) * LANES
+    slices = -(-hidden // columns)
 
     def per_columns(chunk: int) -> None:
         p, column_chunk = divmod(chunk, slices)
-        start = column_chunk * COLUMNS_PER_CHUNK
-        stop = min(start + COLUMNS_PER_CHUNK, hidden)
+        start = column_chunk * columns
+        stop = min(start + columns, hidden)
         add_weight_gradients(
             grad_y, x, activations, grad_logits, leaves, orders[p],
             grad_w_in[p], grad_b_in[p], grad_w_out[p], p, start, stop,
