@@ -18,8 +18,6 @@ Floats = npt.NDArray[np.floating[Any]]
 
 # Fewer are not worth waking a thread for.
 FEWEST_TOKENS_PER_CHUNK = 16
-# What a call keeps beside y takes 0.2 KB a token.
-MOST_TOKENS_PER_CHUNK = 1 << 15
 # Small enough that threads of unequal speed end together, large enough that handing a chunk out
 # (about 10 us) costs little beside its work.
 TOKENS_PER_CHUNK = 64
@@ -47,6 +45,11 @@ def forward_at(
     The last two addresses may be 0 for what is not wanted.
     """
     like, like_logits = STORAGES[storage]
+    if threads == 1 or tokens <= FEWEST_TOKENS_PER_CHUNK:
+        # One token takes 3 us; what stands around this call counts.
+        if tokens:
+            forward_chunk(like, like_logits, *addresses, 0, tokens, trees, nodes, hidden)
+        return
     chunks = _chunks(tokens, threads)
 
     def work(chunk: int) -> None:
@@ -83,7 +86,7 @@ def _chunks(tokens: int, threads: int) -> list[tuple[int, int]]:
     16,384 tokens took 0.49 us each, with two 0.45. A core that another process keeps busy slows the call to
     half its speed at worst.
     """
-    size = min(MOST_TOKENS_PER_CHUNK, max(FEWEST_TOKENS_PER_CHUNK, -(-tokens // threads)))
+    size = max(FEWEST_TOKENS_PER_CHUNK, -(-tokens // threads))
     return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 

@@ -41,8 +41,7 @@ def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.
     """`forward` without what only a backward needs."""
     if shallow.is_shallow(w_in):
         return shallow.infer(x, w_in, b_in, w_out)
-    kept = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return _run(x, w_in, b_in.to(kept), w_out, None, None)
+    return _run(x, w_in, b_in.float() if b_in.dtype == torch.bfloat16 else b_in, w_out, None, None)
 
 
 def _run(

@@ -29,21 +29,30 @@ def layer(weights: TreeWeights, situation: Situation) -> Function:
 
 
 def kernel(weights: TreeWeights, situation: Situation) -> Function:
-    """The Numba kernels' own wrapper, without torch around it."""
+    """The Numba kernels themselves: no module, no operator, no checks."""
     from ufbert import numba_kernels
 
     threads = situation.threads
-    w_in, b_in, w_out = _operands(weights)
     if situation.direction == "forward":
-        return lambda x: numba_kernels.forward(x, w_in, b_in, w_out, threads=threads)[0]
+        trees, nodes, hidden = weights.w_in.shape
+        held = (weights.w_in.data_ptr(), weights.b_in.data_ptr(), weights.w_out.data_ptr())
 
-    def both(pair: tuple[Any, Any]) -> tuple[Any, ...]:
-        x, grad_y = pair
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            y = torch.empty_like(x)
+            addresses = (x.data_ptr(), *held, y.data_ptr(), 0, 0)
+            numba_kernels.forward_at("float32", addresses, x.shape[0], trees, nodes, hidden, threads)
+            return y
+
+        return forward
+    w_in, b_in, w_out = _operands(weights)
+
+    def both(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        x, grad_y = (part.numpy() for part in pair)
         y, logits, leaves = numba_kernels.forward(x, w_in, b_in, w_out, threads=threads)
         gradients = numba_kernels.backward(
             x=x, w_in=w_in, w_out=w_out, grad_y=grad_y, logits=logits, leaves=leaves, threads=threads
         )
-        return (y, *gradients)
+        return tuple(map(from_numpy, (y, *gradients)))
 
     return both
 
@@ -96,21 +105,11 @@ def blas_level_2(weights: TreeWeights, situation: Situation) -> Function:
     return lambda x: conditional_level_2(x, w_in, b_in, w_out, situation.threads)
 
 
-def _arrays(given: Any) -> Any:
-    return tuple(map(to_numpy, given)) if isinstance(given, tuple) else to_numpy(given)
-
-
-def _tensors(result: Any) -> Any:
-    return tuple(map(from_numpy, result)) if isinstance(result, tuple) else from_numpy(result)
-
-
 _BLAS: dict[str, Any] = {
     "layer": "fff", "devices": ("cpu",), "dtypes": ("float32",), "directions": ("forward",),
     "convert": to_numpy, "restore": from_numpy,
 }  # fmt: skip
-_KERNEL: dict[str, Any] = {
-    "prepare": kernel, "devices": ("cpu",), "dtypes": ("float32",), "convert": _arrays, "restore": _tensors,
-}  # fmt: skip
+_KERNEL: dict[str, Any] = {"prepare": kernel, "devices": ("cpu",), "dtypes": ("float32",)}
 
 CONDITIONAL = (
     Implementation(
@@ -131,7 +130,7 @@ CONDITIONAL = (
     ),
     Implementation(name="ufbert", layer="fff", prepare=layer, about="ours: the FFF module, fastest backend"),
     Implementation(
-        name="ufbert-kernel", layer="fff", about="ours: the Numba kernel without torch around it", **_KERNEL
+        name="ufbert-kernel", layer="fff", about="ours: the Numba kernels without module or operator", **_KERNEL
     ),
     Implementation(
         name="path-ufbert", layer="fff", role="control", prepare=layer,
