@@ -22,12 +22,15 @@ from .activation import gelu_into
 from .compilation import kernel
 from .descent import route
 from .products import weighted_sum
-from .vectors import fence, pointer_to
+from .vectors import fence, pointer_to, prefetch
 
 __all__ = ["forward_chunk"]
 
 # y of one chunk from which on it is written past the caches.
 STREAMED_BYTES = 1 << 21
+# How much of a row that is new to the next token is asked for a token ahead; the processor's own prefetcher
+# follows on. At batch 1,024 this takes 10 % off the adding up, and asking for whole rows gains nothing more.
+AHEAD_BYTES = 1024
 # Tokens that go through all trees of a layer together: few, so that their x and y stay in the second-level
 # cache, but more where the trees are deep and tokens would else share no rows.
 FEWEST_TOKENS_PER_BLOCK = 64
@@ -47,18 +50,28 @@ def _add_paths(
     trees = leaves_pt.shape[0]
     count = trees * levels
     rows = np.empty(count, np.int64)
+    following = np.empty(count, np.int64)
     rows_at = rows.ctypes.data
     activations_at = activations_tk.ctypes.data
     item = activations_tk.itemsize
-    for i in range(tokens):
-        t = order_t[i]
-        for p in range(trees):
-            node = leaves_pt[p, t]
-            for k in range((p + 1) * levels - 1, p * levels - 1, -1):
-                rows[k] = w_at + p * tree + node * row
-                node = (node - 1) >> 1
-        weights = activations_at + t * count * item
-        weighted_sum(like, like_y, rows_at, weights, count, item, hidden, y_at + t * y_row, first, stream)
+    ahead = min(row, AHEAD_BYTES)
+    for i in range(tokens + 1):
+        if i < tokens:
+            t = order_t[i]
+            for p in range(trees):
+                node = leaves_pt[p, t]
+                for k in range((p + 1) * levels - 1, p * levels - 1, -1):
+                    following[k] = w_at + p * tree + node * row
+                    node = (node - 1) >> 1
+                    if i > 0 and following[k] != rows[k]:
+                        for offset in range(0, ahead, 64):
+                            prefetch(following[k] + offset)
+        if i > 0:
+            t = order_t[i - 1]
+            weights = activations_at + t * count * item
+            weighted_sum(like, like_y, rows_at, weights, count, item, hidden, y_at + t * y_row, first, stream)
+        for k in range(count):
+            rows[k] = following[k]
 
 
 @kernel
