@@ -1,4 +1,4 @@
-"""`ufbert bench`: time fast feedforward layers and models against their dense twins."""
+"""`ufbert bench`: time fast feedforward layers and models against their dense twins and other software."""
 
 from __future__ import annotations
 
@@ -51,14 +51,22 @@ def bench(
     hidden_size: Annotated[int | None, typer.Option(min=1, help="Width of a token.")] = None,
     intermediate_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Neurons of the dense layer; by default as many as the trees have."),
+        typer.Option(
+            min=1,
+            help="Neurons of the dense layer; by default as many as the trees have, in the encoder 4 x hidden size.",
+        ),
     ] = None,
     layers: Annotated[
         int | None,
         typer.Option(min=1, help="Layers whose weights are cycled through, or layers of the encoder."),
     ] = None,
     sequence_length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence (encoder, training).")] = 128,
-    dtype: Annotated[str, typer.Option(help="Comma-separated: float32, bfloat16; by default both for a layer.")] = "",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: float32, bfloat16, and int8 for the encoder; by default all, for training float32."
+        ),
+    ] = "",
     direction: Annotated[
         Direction, typer.Option(help="A layer's forward pass alone, or forward and backward.")
     ] = Direction.forward,
@@ -68,7 +76,9 @@ def bench(
             help="Comma-separated names to time, such as ufbert or ff/torch-bmm; a wrong name lists them all."
         ),
     ] = "",
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time budget of the whole run.")] = 100.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="Time budget of the whole run; by default 100, for the encoder 300.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
     plot: Annotated[

@@ -138,20 +138,19 @@ def test_the_figure_shows_speedup_and_depth(
     assert [r["neurons"] for r in sweep if r["layer"] == "ff"] == [7, 15, 31]
 
 
-def test_encoder_and_training_compare_whole_models(bench: Bench, tmp_path: Path) -> None:
-    for subject, title in (("encoder", "Encoder, forward"), ("training", "Training step")):
-        code, out, _ = bench(subject, *MODEL, f"--json={subject}.json")
-        assert code == 0
-        assert f"{title}" in out
-        assert "Paths (mean of 2 layers)" in out
-        document = json.loads((tmp_path / f"{subject}.json").read_text())
-        names = [(r["layer"], r["implementation"]) for r in document["results"]]
-        assert names == [("ff", "torch-eager"), ("fff", "ufbert")]
-        for result in document["results"]:
-            check_result(result)
-            per_token = 1e6 / result["microseconds_per_token"]
-            assert result["tokens_per_second"] == pytest.approx(per_token)
-        assert document["paths"]["layers"] == 2
+def test_training_compares_whole_models(bench: Bench, tmp_path: Path) -> None:
+    code, out, _ = bench("training", *MODEL, "--json=training.json")
+    assert code == 0
+    assert "Training step" in out
+    assert "Paths (mean of 2 layers)" in out
+    document = json.loads((tmp_path / "training.json").read_text())
+    names = [(r["layer"], r["implementation"]) for r in document["results"]]
+    assert names == [("ff", "torch-eager"), ("fff", "ufbert")]
+    for result in document["results"]:
+        check_result(result)
+        per_token = 1e6 / result["microseconds_per_token"]
+        assert result["tokens_per_second"] == pytest.approx(per_token)
+    assert document["paths"]["layers"] == 2
 
 
 def test_training_direction_of_a_layer(bench: Bench) -> None:
@@ -186,10 +185,12 @@ def test_a_busy_machine_is_reported(bench: Bench, monkeypatch: pytest.MonkeyPatc
         (["--batch=some"], "error: --batch takes whole numbers separated by commas, not 'some'"),
         (["--dtype=int8"], "error: --dtype takes float32 and bfloat16, not 'int8'"),
         (["--implementations=theirs"], "error: unknown implementation 'theirs'; known: blas-dot-axpy, "),
-        (["encoder", "--implementations=theirs"], "error: unknown implementation 'theirs'; known: torch-eager, "),
+        (["encoder", "--implementations=theirs"], "error: unknown implementation 'theirs'; known: ufbert, "),
+        (["training", "--implementations=theirs"], "error: unknown implementation 'theirs'; known: torch-eager, "),
+        (["encoder", "--dtype=int4"], "error: --dtype takes float32, bfloat16 and int8, not 'int4'"),
         (["--depth=30"], "error: depth 30 with 1 trees and hidden_size 768 needs "),
         (["--plot=figure.gif"], "error: --plot figure.gif: the name must end in .svg, .png, .pdf"),
-        (["encoder", "--plot=figure.png"], "error: --plot draws the layer benchmark"),
+        (["training", "--plot=figure.png"], "error: --plot draws the layer and encoder benchmarks"),
         (["--json=there.json"], "error: there.json: already exists; choose another --json for the results"),
         (["--plot=there.png"], "error: there.png: already exists; choose another --plot for the figure"),
     ],

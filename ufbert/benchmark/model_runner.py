@@ -1,4 +1,4 @@
-"""One whole model in one way of running it: built, checked, and made a function to time."""
+"""One whole model in one way of training it: built, checked, and made a function to time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from ufbert.config import UltraFastBertConfig
@@ -16,10 +15,6 @@ from ufbert.fff import FFF
 from ufbert.heads import UltraFastBertForMaskedLM
 from ufbert.optimization import build_optimizer
 from ufbert.sections import TrainingSettings
-
-from .operands import TreeWeights
-from .paths import path_statistics
-from .reference import route
 
 __all__ = ["VARIANTS", "Runner", "Variant"]
 
@@ -51,17 +46,11 @@ VARIANTS = (
 class Runner:
     """One model in one variant."""
 
-    def __init__(
-        self, config: UltraFastBertConfig, variant: Variant, device: torch.device, *, training: bool, seed: int
-    ) -> None:
-        self.variant, self.device, self.training = variant, device, training
+    def __init__(self, config: UltraFastBertConfig, variant: Variant, device: torch.device, *, seed: int) -> None:
+        self.variant, self.device = variant, device
         torch.manual_seed(seed)
-        self.model: UltraFastBertModel | UltraFastBertForMaskedLM
-        if training:
-            self.model = UltraFastBertForMaskedLM(config).to(device).train()
-            self.optimizer = build_optimizer(self.model, TrainingSettings())
-        else:
-            self.model = UltraFastBertModel(config).to(device).eval()
+        self.model = UltraFastBertForMaskedLM(config).to(device).train()
+        self.optimizer = build_optimizer(self.model, TrainingSettings())
         self.set_backend(variant.backend)
         if variant.compiled:
             # The layers are alike, so one compilation serves all.
@@ -71,7 +60,7 @@ class Runner:
     @property
     def encoder(self) -> UltraFastBertModel:
         """The model without a head."""
-        return self.model.encoder if isinstance(self.model, UltraFastBertForMaskedLM) else self.model
+        return self.model.encoder
 
     def set_backend(self, name: str) -> None:
         """Of all fast feedforward layers."""
@@ -79,14 +68,10 @@ class Runner:
             if isinstance(module, FFF):
                 module.backend = name
 
-    def call(self, dtype: str) -> Callable[[Any], Any]:
-        """The function that is timed: a forward pass, or a whole training step."""
+    def step(self, dtype: str) -> Callable[[Any], Any]:
+        """The function that is timed: a whole training step."""
         device, precision = self.device, getattr(torch, dtype)
         model = self.model
-
-        def forward(batch: tuple[torch.Tensor, ...]) -> Any:
-            with torch.inference_mode(), autocast(device, precision):
-                return model(batch[0])
 
         def step(batch: tuple[torch.Tensor, ...]) -> Any:
             with autocast(device, precision):
@@ -96,7 +81,7 @@ class Runner:
             self.optimizer.zero_grad(set_to_none=True)
             return loss
 
-        return step if self.training else forward
+        return step
 
     def wrong(self, batch: tuple[torch.Tensor, ...], dtype: str) -> str:
         """Why the model's hidden states differ from the reference backend's; empty if they do not."""
@@ -112,24 +97,3 @@ class Runner:
         if error <= TOLERANCE[dtype]:
             return ""
         return f"hidden states differ from the reference backend's by {error:.2g} (allowed: {TOLERANCE[dtype]:g})"
-
-    def describe_paths(self, input_ids: torch.Tensor, seed: int) -> dict[str, Any]:
-        """Path statistics of what reaches each layer for input_ids (B, T), as means over the layers."""
-        seen: list[dict[str, Any]] = []
-
-        def look(module: FFF, inputs: tuple[torch.Tensor, ...], _output: Any) -> None:
-            weights = TreeWeights(module.w_in.detach(), module.b_in.detach(), module.w_out.detach())
-            leaves = route(inputs[0].reshape(-1, module.hidden_size), weights)
-            seen.append(path_statistics(leaves.cpu().numpy(), module.depth, (), seed))
-
-        hooks = [m.register_forward_hook(look) for m in self.model.modules() if isinstance(m, FFF)]
-        with torch.inference_mode():
-            self.encoder.encode(input_ids)
-        for hook in hooks:
-            hook.remove()
-        if not seen:
-            return {}
-        means = {
-            name: np.mean([layer[name] for layer in seen], axis=0).tolist() for name in seen[0] if name != "batches"
-        }
-        return {**means, "layers": len(seen), "least_distinct_leaves": min(s["distinct_leaves"] for s in seen)}

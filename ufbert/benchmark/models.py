@@ -1,4 +1,4 @@
-"""Times whole models: the encoder's forward pass, or a training step, with fast feedforward and dense layers.
+"""Times a training step of whole models, with fast feedforward and with dense layers.
 
 Both models have the same shapes but for the feedforward layers, random weights, and random tokens as input.
 The random encoder of fast feedforward layers reaches many leaves, which the path statistics show.
@@ -18,6 +18,7 @@ from ufbert.text.masking import mask_tokens
 
 from .dense import no_compiler
 from .implementations import Absent
+from .model_paths import describe_paths
 from .model_runner import VARIANTS, Runner, Variant
 from .results import ModelResult
 from .settings import BenchmarkSettings
@@ -33,7 +34,7 @@ PATH_TOKENS = 4096
 
 
 class ModelBenchmark:
-    """The encoder or training benchmark of one device."""
+    """The training benchmark of one device."""
 
     def __init__(
         self,
@@ -45,7 +46,6 @@ class ModelBenchmark:
     ) -> None:
         self.settings, self.device = settings, device
         self.budget, self.note, self.advance = budget, note, advance
-        self.training = settings.subject == "training"
         self.clock = Clock(device)
         self.results: list[ModelResult] = []
         self.absent: list[Absent] = []
@@ -88,17 +88,13 @@ class ModelBenchmark:
         """Time every dtype and batch size; fills `results`, `absent` and `paths`."""
         settings = self.settings
         variants = self.variants()
-        if self.training:
-            for feedforward in {v.feedforward for v in variants}:
-                check_training_memory(self.config(feedforward), self.device)
-        runners = {
-            v: Runner(self.config(v.feedforward), v, self.device, training=self.training, seed=settings.seed)
-            for v in variants
-        }
+        for feedforward in {v.feedforward for v in variants}:
+            check_training_memory(self.config(feedforward), self.device)
+        runners = {v: Runner(self.config(v.feedforward), v, self.device, seed=settings.seed) for v in variants}
         fff = next((r for v, r in runners.items() if v.feedforward == "fff"), None)
         if fff:
             sequences = max(1, PATH_TOKENS // settings.sequence_length)
-            self.paths = fff.describe_paths(self.inputs(sequences)[0][0], settings.seed)
+            self.paths = describe_paths(fff.encoder, self.inputs(sequences)[0][0], settings.seed)
         cells = [(dtype, batch) for dtype in settings.dtypes for batch in settings.batches]
         for done, (dtype, batch) in enumerate(cells):
             self.note(f"{dtype}, {batch} x {settings.sequence_length} tokens")
@@ -113,7 +109,7 @@ class ModelBenchmark:
                         Absent(layer="fff", implementation=variant.name, dtype=dtype, reason=failure, wrong=True)
                     )
                     continue
-                contestant = Contestant((variant, runner), [runner.call(dtype)], inputs)
+                contestant = Contestant((variant, runner), [runner.step(dtype)], inputs)
                 calibrate(contestant, self.clock)
                 contestants.append(contestant)
             race(contestants, self.clock, max(0.0, cell.left()))
@@ -121,17 +117,14 @@ class ModelBenchmark:
             self.advance((done + 1) / len(cells))
 
     def inputs(self, batch: int) -> list[Any]:
-        """Several batches of random tokens: input_ids (B, T), and for training labels (B, T)."""
+        """Several batches of random tokens: input_ids (B, T) and labels (B, T)."""
         generator = torch.Generator().manual_seed(self.settings.seed)
         batches: list[Any] = []
         for _ in range(BATCHES_OF_INPUT):
             size = (batch, self.settings.sequence_length)
             ids = torch.randint(len(SPECIAL_IDS), VOCABULARY, size, generator=generator)
-            if self.training:
-                masked, labels = mask_tokens(ids, SPECIAL_IDS, MASK_ID, VOCABULARY, rng=generator)
-                batches.append((masked.to(self.device), labels.to(self.device)))
-            else:
-                batches.append((ids.to(self.device),))
+            masked, labels = mask_tokens(ids, SPECIAL_IDS, MASK_ID, VOCABULARY, rng=generator)
+            batches.append((masked.to(self.device), labels.to(self.device)))
         return batches
 
     def cell_results(self, contestants: list[Contestant], dtype: str, batch: int) -> list[ModelResult]:

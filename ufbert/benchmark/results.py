@@ -11,6 +11,7 @@ from typing import Any
 
 from ufbert.atomic import write_file
 
+from .encoder_results import Breakdown, EncoderResult
 from .implementations import Absent
 from .settings import BenchmarkSettings
 from .timing import Spread
@@ -123,7 +124,7 @@ def compare(results: Sequence[Result]) -> None:
 
 @dataclass(kw_only=True)
 class ModelResult:
-    """One measured figure of a whole model."""
+    """One measured figure of a whole model in training."""
 
     layer: str
     """`ff` (dense) or `fff`."""
@@ -177,7 +178,13 @@ class Report:
     sweep: list[Result] = field(default_factory=list)
     """Times over the depth of one tree."""
     models: list[ModelResult] = field(default_factory=list)
-    """Results of `encoder` and `training`."""
+    """Results of `training`."""
+    encoders: list[EncoderResult] = field(default_factory=list)
+    """Results of `encoder`."""
+    breakdowns: list[Breakdown] = field(default_factory=list)
+    """Where a token's time goes in ours, of `encoder`."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else `encoder` found out."""
     absent: list[Absent] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     warned: int = 0
@@ -187,11 +194,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the JSON file."""
+        own: dict[str, Any] = {}
+        if self.settings.subject == "encoder":
+            own = {"breakdown": [entry.to_dict() for entry in self.breakdowns], "processes": self.facts}
         return {
             "machine": self.machine,
             "settings": self.settings.to_dict(),
             "paths": self.paths,
-            "results": [result.to_dict() for result in (self.models or self.results)],
+            "results": [result.to_dict() for result in (self.encoders or self.models or self.results)],
+            **own,
             "depth_sweep": [result.to_dict() for result in self.sweep],
             "reported": [{**entry, "source": SOURCE} for entry in REPORTED],
             "absent": [dataclasses.asdict(entry) for entry in self.absent],
@@ -204,7 +215,11 @@ class Report:
         with write_file(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
-    def wide(self) -> list[Result | ModelResult]:
+    @property
+    def figures(self) -> list[Result | ModelResult | EncoderResult]:
+        """Whatever was measured, but for the sweep."""
+        return [*self.results, *self.models, *self.encoders]
+
+    def wide(self) -> list[Result | ModelResult | EncoderResult]:
         """The results whose spread is wide."""
-        everything: list[Result | ModelResult] = [*self.results, *self.models]
-        return [r for r in everything if r.spread.relative > WIDE_SPREAD]
+        return [r for r in self.figures if r.spread.relative > WIDE_SPREAD]

@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ufbert.allocation import keep_freed_memory
 from ufbert.atomic import check_new
 from ufbert.devices import choose_device
 from ufbert.errors import BackendError, ConfigError
 from ufbert.reporting import note, progress, show_log
 
 from .depth_sweep import sweep_depths
+from .encoder import EncoderBenchmark
+from .encoder_plot import draw_encoders
 from .layer import LayerBenchmark
 from .limits import measure_limits
 from .machine import cpu_times, describe_machine, foreign_share, peak_memory
@@ -40,18 +43,20 @@ def run_benchmark(settings: BenchmarkSettings, json_file: Path | None = None, pl
     if json_file:
         check_new(json_file, "results", "--json")
     if plot_file:
-        if settings.subject != "layer":
-            raise ConfigError("--plot draws the layer benchmark; the encoder and training benchmarks have tables only")
+        if settings.subject == "training":
+            raise ConfigError("--plot draws the layer and encoder benchmarks; the training benchmark has tables only")
         check_plot(plot_file)
         check_new(plot_file, "figure", "--plot")
     show_log()
-    report = measure(settings, sweep=plot_file is not None)
+    # Else large results are mapped and unmapped anew in each call, which takes longer than some of the layers.
+    keep_freed_memory()
+    report = measure(settings, sweep=plot_file is not None and settings.subject == "layer")
     show(report)
     if json_file:
         report.write(json_file)
         note(f"wrote {json_file}")
     if plot_file:
-        draw(report, plot_file)
+        (draw_encoders if settings.subject == "encoder" else draw)(report, plot_file)
         note(f"wrote {plot_file}")
     for warning in report.warnings[report.warned :]:
         note(f"warning: {warning}")
@@ -90,7 +95,7 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
             bar.update(task, completed=100 * share * (1 - SWEEP_SHARE if sweep else 1))
 
         tell("measuring the machine")
-        report.machine["limits"] = limits = measure_limits(device, settings.dtypes, settings.threads)
+        report.machine["limits"] = limits = measure_limits(device, settings.float_dtypes, settings.threads)
         begin = cpu_times()
         if settings.subject == "layer":
             layer = LayerBenchmark(settings, device, limits, threads, budget, tell, advance)
@@ -103,6 +108,11 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
             if sweep:
                 left = max(budget.left(), 0.5 * SWEEP_SHARE * settings.seconds)
                 report.sweep = sweep_depths(settings, device, limits, threads, left, dense_name(report), tell)
+        elif settings.subject == "encoder":
+            encoders = EncoderBenchmark(settings, device, budget, tell, advance)
+            encoders.run()
+            report.encoders, report.breakdowns = encoders.results, encoders.breakdowns
+            report.absent, report.paths, report.facts = encoders.absent, encoders.paths, encoders.facts
         else:
             models = ModelBenchmark(settings, device, budget, tell, advance)
             models.run()
@@ -135,7 +145,7 @@ def doubts(report: Report) -> list[str]:
     if wide := report.wide():
         worst = max(wide, key=lambda r: r.spread.relative)
         found.append(
-            f"{len(wide)} of {len(report.results) + len(report.models)} figures have quartiles further apart than "
+            f"{len(wide)} of {len(report.figures)} figures have quartiles further apart than "
             f"{100 * WIDE_SPREAD:.0f}% of the median; the widest is {worst.layer} {worst.implementation} "
             f"at batch {worst.batch} ({100 * worst.spread.relative:.0f}%)"
         )

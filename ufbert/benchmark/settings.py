@@ -58,10 +58,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 DTYPES = ("float32", "bfloat16")
+ENCODER_DTYPES = (*DTYPES, "int8")
+# The encoder's run loads a dozen processes and compiles for each batch size before it times anything.
+DEFAULT_SECONDS = {"layer": 100.0, "encoder": 300.0, "training": 100.0}
+# BERT's own ratio of neurons to hidden size, which the peers get.
+BERT_NEURONS = 4
 DEFAULT_BATCHES = {
     ("layer", "forward"): (1, 8, 32, 128, 1024, 8192),
     ("layer", "training"): (32, 256, 1024, 4096),
-    ("encoder", "forward"): (1, 8, 32),
+    ("encoder", "forward"): (1, 16),
     ("training", "forward"): (8, 32),
 }
 
@@ -102,9 +107,10 @@ class BenchmarkSettings:
             raise ConfigError(f"--intermediate-size must be at least 1, not {shape.intermediate_size}")
         if not self.batches or min(self.batches) < 1:
             raise ConfigError(f"--batch takes whole numbers of at least 1, not {list(self.batches)}")
+        known = ENCODER_DTYPES if self.subject == "encoder" else DTYPES
         for dtype in self.dtypes:
-            if dtype not in DTYPES:
-                raise ConfigError(f"--dtype takes {' and '.join(DTYPES)}, not {dtype!r}")
+            if dtype not in known:
+                raise ConfigError(f"--dtype takes {', '.join(known[:-1])} and {known[-1]}, not {dtype!r}")
         if self.threads < 1:
             raise ConfigError(f"--threads must be at least 1, not {self.threads}")
         if not self.seconds > 0:
@@ -115,6 +121,11 @@ class BenchmarkSettings:
             raise ConfigError(
                 "--direction belongs to `bench layer`; `bench training` times forward and backward of a model"
             )
+
+    @property
+    def float_dtypes(self) -> tuple[str, ...]:
+        """Those of `dtypes` that torch multiplies, for the machine's limits."""
+        return tuple(dtype for dtype in self.dtypes if dtype in DTYPES)
 
     @classmethod
     def from_options(
@@ -135,7 +146,7 @@ class BenchmarkSettings:
         dtypes: str = "",
         direction: str = "forward",
         implementations: str = "",
-        seconds: float = 100.0,
+        seconds: float | None = None,
         seed: int = 0,
     ) -> Self:
         """Settings from the command line's values: a preset, changed by whatever else was given."""
@@ -146,6 +157,8 @@ class BenchmarkSettings:
         trees = trees or int(chosen["trees"])
         depth = int(chosen["depth"]) if depth is None else depth
         check_shape(hidden_size, trees, depth)
+        if not intermediate_size and subject == "encoder":
+            intermediate_size = BERT_NEURONS * hidden_size
         if not intermediate_size:
             as_preset = (trees, depth) == (chosen["trees"], chosen["depth"])
             intermediate_size = int(chosen.get("intermediate_size", 0)) if as_preset else 0
@@ -155,7 +168,7 @@ class BenchmarkSettings:
             numbers = tuple(chosen.get("batches", default)) if subject == "layer" else default
         else:
             numbers = tuple(_whole_number(item) for item in _items(batches))
-        default_dtypes = DTYPES if subject == "layer" else ("float32",)
+        default_dtypes = {"layer": DTYPES, "encoder": ENCODER_DTYPES, "training": ("float32",)}[subject]
         return cls(
             subject=subject,
             device=device,
@@ -168,7 +181,7 @@ class BenchmarkSettings:
             heads=heads or int(chosen["heads"]),
             sequence_length=sequence_length,
             implementations=tuple(_items(implementations)),
-            seconds=seconds,
+            seconds=DEFAULT_SECONDS[subject] if seconds is None else seconds,
             seed=seed,
         )
 

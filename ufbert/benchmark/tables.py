@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .encoder_tables import breakdown_table, encoder_table, process_lines
 from .implementations import Absent
 from .results import REPORTED, SOURCE, Report, Result
 
@@ -28,6 +29,12 @@ def show(report: Report) -> None:
     console.print()
     if report.models:
         console.print(model_table(report))
+    if report.encoders:
+        console.print(encoder_table(report))
+    if report.breakdowns:
+        console.print(breakdown_table(report.breakdowns))
+    if lines := process_lines(report):
+        console.print(lines, markup=False)
     for dtype in report.settings.dtypes:
         for weights in ("warm", "cycled"):
             chosen = [r for r in report.results if (r.dtype, r.weights) == (dtype, weights)]
@@ -202,11 +209,11 @@ def sweep_table(sweep: Sequence[Result]) -> Table:
 
 
 def model_table(report: Report) -> Table:
-    """Tokens a second of whole models."""
+    """Tokens a second of whole models in training."""
     settings = report.settings
-    what = "Encoder, forward" if settings.subject == "encoder" else "Training step: forward, backward, AdamW"
     table = Table(
-        title=f"{what}: tokens a second, {settings.layers} layers, sequences of {settings.sequence_length} tokens",
+        title="Training step: forward, backward, AdamW: tokens a second, "
+        f"{settings.layers} layers, sequences of {settings.sequence_length} tokens",
         title_justify="left",
     )
     for name in ("feedforward", "implementation", "dtype"):
