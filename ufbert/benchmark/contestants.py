@@ -26,6 +26,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "int8": 2e-1}
 
 SAMPLE_SECONDS = 0.3
 LEAST_ROUNDS, MOST_ROUNDS = 3, 60
+# Single calls at batch 1, where the percentiles matter, even if the time is used up.
+LEAST_SINGLE_CALLS = 20
 # The pause before a sample, in which the threads of the process before it stop spinning.
 SETTLE_SECONDS = 0.03
 # A call that is shorter gets an untimed one before its samples, since the others emptied the caches.
@@ -107,9 +109,15 @@ def warm_up(contestant: Contestant, batch: int) -> Absent | None:
 
 
 def sample_in_turn(contestants: Sequence[Contestant], batch: int, budget: Budget) -> dict[int, Absent]:
-    """Samples until the time is used up, three of each at least; those whose process died, by position."""
+    """Samples until the time is used up, but at least three of each, at batch 1 as many as have 20 calls.
+
+    Returns those whose process died, by position.
+    """
     cost = sum(contestant.cost for contestant in contestants)
-    rounds = max(LEAST_ROUNDS, min(MOST_ROUNDS, int(budget.left() / max(cost, 1e-9))))
+    least = LEAST_ROUNDS
+    if batch == 1 and contestants:
+        least = max(least, -(-LEAST_SINGLE_CALLS // min(c.calls_per_sample for c in contestants)))
+    rounds = max(least, min(MOST_ROUNDS, int(budget.left() / max(cost, 1e-9))))
     dead: dict[int, Absent] = {}
     for _ in range(rounds):
         for position, contestant in enumerate(contestants):

@@ -73,7 +73,7 @@ def breakdown_table(breakdowns: list[Breakdown]) -> Table:
         "tokenisation", *("-" if e.tokenisation is None else f"{e.tokenisation:,.2f}     " for e in breakdowns)
     )
     table.caption = (
-        "attention: without its projections; rest: residual sums and what is between the modules; tokenisation: "
+        "attention: without its projections; rest: what is between the modules; tokenisation: "
         "English text, on a thread of its own beside the model"
     )
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -94,7 +95,12 @@ class Worker:
         code = self._process.returncode
         if code < 0:
             return f"its process was ended by signal {-code}; memory may not suffice"
-        return lines[-1][:300] if lines else f"its process ended with code {code}"
+        # An exception's class says nothing to a user; its text may have several lines, of which this is the last.
+        return (
+            re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1])[:300]
+            if lines
+            else f"its process ended with code {code}"
+        )
 
 
 def _environment(threads: int, *, ours: bool) -> dict[str, str]:
