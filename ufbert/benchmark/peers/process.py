@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -95,12 +94,10 @@ class Worker:
         code = self._process.returncode
         if code < 0:
             return f"its process was ended by signal {-code}; memory may not suffice"
-        # An exception's class says nothing to a user; its text may have several lines, of which this is the last.
-        return (
-            re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1])[:300]
-            if lines
-            else f"its process ended with code {code}"
-        )
+        if not lines:
+            return f"its process ended with code {code}"
+        # The class of one of our errors says nothing to a user; a bare KeyError's text says nothing without it.
+        return lines[-1].removeprefix("ufbert.errors.")[:300]
 
 
 def _environment(threads: int, *, ours: bool) -> dict[str, str]:
