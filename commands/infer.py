@@ -76,7 +76,7 @@ def infer(
         int | None, typer.Option(help="Texts in a batch.", show_default="about 1,024 tokens on a CPU")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="auto, float32 or bfloat16; auto takes bfloat16 where the hardware has it.")
+        str, typer.Option(help="auto, float32, bfloat16 or int8; auto takes bfloat16 where the hardware has it.")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="one for each core")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

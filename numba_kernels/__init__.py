@@ -3,6 +3,6 @@
 A leaf of the package: it knows numpy and numba, neither torch nor the rest of ufbert.
 """
 
-from .wrappers import backward, forward, forward_at, keep_paths
+from .wrappers import backward, forward, forward_at, keep_paths, quantize_at
 
-__all__ = ["backward", "forward", "forward_at", "keep_paths"]
+__all__ = ["backward", "forward", "forward_at", "keep_paths", "quantize_at"]

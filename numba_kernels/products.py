@@ -27,7 +27,7 @@ RUNNING_SUMS = 4
 _intrinsic: Any = intrinsic
 
 
-def _loop(builder: Any, hidden: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
+def row_loop(builder: Any, hidden: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
     """`body(item, carried, masked)` for every `step` items of a row, the last ones masked; the last `carried`."""
     function = builder.function
     head, full, middle, rest, end = (
@@ -97,7 +97,7 @@ def _dots(cells: list[tuple[int, int]]) -> Any:
                 return updated
 
             start = [storage.zero()] * (len(cells) * RUNNING_SUMS)
-            sums = _loop(builder, length, RUNNING_SUMS * storage.lanes, start, body)
+            sums = row_loop(builder, length, RUNNING_SUMS * storage.lanes, start, body)
             out_pointer = builder.inttoptr(out_at, storage.scalar.as_pointer())
             for cell in range(len(cells)):
                 a, b, c, d = sums[cell * RUNNING_SUMS : (cell + 1) * RUNNING_SUMS]
@@ -155,7 +155,7 @@ def _weighted_rows(rows: int, first: bool, stream: bool) -> Any:
                 target.store(builder, total, y, item, mask, stream)
                 return []
 
-            _loop(builder, length, storage.lanes, [], body)
+            row_loop(builder, length, storage.lanes, [], body)
             return context.get_dummy_value()
 
         return types.void(like, like_y, *[types.intp] * 4), generate

@@ -23,6 +23,7 @@ from ufbert import (
     UltraFastBertModel,
 )
 from ufbert.errors import CheckpointError, ConfigError, DataError
+from ufbert.inference.engine import PackedEncoder
 from ufbert.text.batching import Example, encode_window, length_batches, windows
 from ufbert.text.tokenization import encode_batch, load_tokenizer
 
@@ -401,7 +402,7 @@ def test_bfloat16_changes_little_and_stores_the_matrices_once(tiny_checkpoints: 
     model = masked_lm._task.model  # type: ignore[attr-defined]
     assert model.decoder.weight.dtype == torch.bfloat16
     assert model.encoder.embeddings.word.weight.dtype == torch.float32
-    assert model.encoder.layers[0].feedforward.w_in.dtype == torch.float32
+    assert model.encoder.layers[0].feedforward.w_in.dtype == torch.bfloat16
     (result,) = masked_lm(["a [MASK] dog"])
     (expected,) = float32(tiny_checkpoints["masked_lm"])(["a [MASK] dog"])
     assert isinstance(result, dict)
@@ -414,14 +415,14 @@ def test_bfloat16_changes_little_and_stores_the_matrices_once(tiny_checkpoints: 
 def test_an_interrupt_while_kernels_load_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, tiny_checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    encode = UltraFastBertModel.encode
+    encode = PackedEncoder.encode
 
     def swallowing(*arguments: Any) -> torch.Tensor:
         with contextlib.suppress(KeyboardInterrupt):  # as a callback from C does
             signal.raise_signal(signal.SIGINT)
         return encode(*arguments)
 
-    monkeypatch.setattr(UltraFastBertModel, "encode", swallowing)
+    monkeypatch.setattr(PackedEncoder, "encode", swallowing)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         Pipeline(tiny_checkpoints["encoder"])

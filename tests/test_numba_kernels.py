@@ -77,22 +77,22 @@ def test_every_way_of_routing_is_the_plain_descent(
 def test_a_tokens_result_does_not_depend_on_its_company(
     shape: tuple[int, int, int, int], seed: int, data: st.DataObject
 ) -> None:
-    x, *weights = operands(*shape, seed=seed)
-    together = numba_kernels.forward(x, *weights)
+    x, w_in, b_in, w_out = operands(*shape, seed=seed)
+    together = numba_kernels.forward(x, w_in, b_in, w_out)
     order = np.array(data.draw(st.permutations(range(len(x)))))
-    for theirs, ours in zip(together, numba_kernels.forward(x[order], *weights, threads=2), strict=True):
+    for theirs, ours in zip(together, numba_kernels.forward(x[order], w_in, b_in, w_out, threads=2), strict=True):
         np.testing.assert_array_equal(theirs[order], ours)
     alone = data.draw(st.integers(0, len(x) - 1))
-    for theirs, ours in zip(together, numba_kernels.forward(x[alone : alone + 1], *weights), strict=True):
+    for theirs, ours in zip(together, numba_kernels.forward(x[alone : alone + 1], w_in, b_in, w_out), strict=True):
         np.testing.assert_array_equal(theirs[alone : alone + 1], ours)
 
 
 def test_blocks_and_sorting_change_no_bit() -> None:
-    x, *weights = operands(1200, 768, 1, 9)
-    y, logits, leaves = numba_kernels.forward(x, *weights)
+    x, w_in, b_in, w_out = operands(1200, 768, 1, 9)
+    y, logits, leaves = numba_kernels.forward(x, w_in, b_in, w_out)
     for start in range(0, 1200, 100):
         part = slice(start, start + 100)
-        for whole, piece in zip((y, logits, leaves), numba_kernels.forward(x[part], *weights), strict=True):
+        for whole, piece in zip((y, logits, leaves), numba_kernels.forward(x[part], w_in, b_in, w_out), strict=True):
             np.testing.assert_array_equal(whole[part], piece)
 
 
@@ -101,8 +101,8 @@ def test_bfloat16_weights_give_the_rounded_float32_result(trees: int, depth: int
     narrow = [torch.from_numpy(a).bfloat16() for a in operands(80, 72, trees, depth)]
     wide = [t.float() for t in narrow]
     with torch.inference_mode():
-        exact = cmm(*wide, backend="numba")
-        y = cmm(*narrow, backend="numba")
+        exact = cmm(wide[0], wide[1], wide[2], wide[3], "numba")
+        y = cmm(narrow[0], narrow[1], narrow[2], narrow[3], "numba")
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, exact.bfloat16())
 
@@ -140,10 +140,10 @@ def test_gelu_and_its_gradient_are_those_of_the_normal_distribution() -> None:
 
 @pytest.mark.parametrize("depth", [1, 5])
 def test_a_token_that_is_not_a_number_spoils_no_other(depth: int) -> None:
-    x, *weights = operands(40, 32, 2, depth)
-    clean, _, _ = numba_kernels.forward(x, *weights)
+    x, w_in, b_in, w_out = operands(40, 32, 2, depth)
+    clean, _, _ = numba_kernels.forward(x, w_in, b_in, w_out)
     x[7, 3] = np.nan
-    y, _, leaves = numba_kernels.forward(x, *weights)
+    y, _, leaves = numba_kernels.forward(x, w_in, b_in, w_out)
     assert np.isnan(y[7]).all()
     assert (leaves[7] == 2**depth - 1).all()  # no comparison with it is true: always left
     others = np.arange(40) != 7
@@ -160,7 +160,7 @@ def test_shallow_trees_by_dense_products_take_the_same_paths(trees: int, depth: 
     np.testing.assert_array_equal(reached.numpy()[sure], leaves[sure])
     np.testing.assert_allclose(met.numpy()[sure], logits[sure], atol=2e-5)
     with torch.inference_mode():
-        for result in (y, cmm(*tensors, backend="numba")):
+        for result in (y, cmm(tensors[0], tensors[1], tensors[2], tensors[3], "numba")):
             np.testing.assert_allclose(result.numpy()[sure], expected[sure], atol=1e-4)
 
 

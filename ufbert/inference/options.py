@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from ..config import UltraFastBertConfig
-from ..errors import CheckpointError, ConfigError
+import torch
 
-__all__ = ["check_length", "check_relevance", "choose_task"]
+from ..config import UltraFastBertConfig
+from ..devices import choose_precision
+from ..errors import BackendError, CheckpointError, ConfigError
+from .engine.linear import packs
+
+__all__ = ["PRECISIONS", "check_length", "check_relevance", "choose_inference_precision", "choose_task"]
 
 TASKS = {
     "UltraFastBertForMaskedLM": "fill-mask",
     "UltraFastBertForSequenceClassification": "classify",
     "UltraFastBertModel": "embed",
 }
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+def choose_inference_precision(name: str, device: torch.device) -> str:
+    """One of `PRECISIONS`: `auto` takes bfloat16 where the hardware multiplies it natively, else float32.
+
+    Raises `ConfigError` for an unknown one, `BackendError` for int8 on a GPU.
+    """
+    if name != "int8":
+        if name not in ("auto", *PRECISIONS):
+            raise ConfigError(f"unknown precision {name!r}; known: auto, {', '.join(PRECISIONS)}")
+        return str(choose_precision(name, device)).removeprefix("torch.")
+    if device.type != "cpu":
+        raise BackendError("precision int8 computes on a CPU only; take bfloat16 on a GPU")
+    if not packs():
+        raise BackendError("precision int8 needs a torch built with oneDNN; take float32 or bfloat16")
+    return name
 
 
 def choose_task(task: str | None, config: UltraFastBertConfig, folder: str) -> str:

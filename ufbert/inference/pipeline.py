@@ -14,26 +14,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from ..checkpoint import PretrainedModel, locate_checkpoint, read_config
 from ..cmm import resolve_backend
-from ..devices import autocast, choose_device, choose_precision
+from ..devices import autocast, choose_device
 from ..encoder import UltraFastBertModel
 from ..errors import CheckpointError, ConfigError, DataError
-from ..fff import FFF
 from ..heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ..interruption import Interruption
 from ..sentence_transformers import read_embedding_facts
 from ..text.batching import Example, Window, encode_window, length_batches, windows
 from ..text.long_texts import choose_overlap
 from ..text.tokenization import load_tokenizer
+from .engine import prepare
 from .fill_mask import FillMask
-from .options import check_length, check_relevance, choose_task
+from .options import check_length, check_relevance, choose_inference_precision, choose_task
 from .predictions import Classify, Embed, Prediction, Task
 
 __all__ = ["Pipeline", "WindowResults"]
@@ -71,7 +71,8 @@ class Pipeline:
       what sentence-transformers' files in the folder or the checkpoint's provenance say, else mean and not
       normalised.
 
-    `device` is `auto`, `cpu` or `cuda`; `precision` `auto`, `float32` or `bfloat16` (of the matrix products);
+    `device` is `auto`, `cpu` or `cuda`; `precision` `auto`, `float32`, `bfloat16` or, on a CPU, `int8`
+    (of the matrix products);
     `backend` that of the fast feedforward layers; `batch_size` texts make a batch, by default about 1,024
     tokens on a CPU.
 
@@ -106,7 +107,7 @@ class Pipeline:
         self.task = choose_task(task, self.config, str(folder))
         check_relevance(self.task, top_k=top_k, pooling=pooling, normalize=normalize)
         self.device = choose_device(device)
-        self.dtype = choose_precision(precision, self.device)
+        self.precision = choose_inference_precision(precision, self.device)
         # A folder that sentence-transformers has saved since says more than where its weights once came from.
         facts = {**self.config.provenance, **read_embedding_facts(self.folder)}
         longest = facts.get("max_seq_length") if self.task == "embed" else None
@@ -133,9 +134,10 @@ class Pipeline:
         self._task = self._load(5 if top_k is None else top_k)
 
     @property
-    def precision(self) -> str:
-        """`float32` or `bfloat16`."""
-        return str(self.dtype).removeprefix("torch.")
+    def dtype(self) -> torch.dtype:
+        """Of autocast on a GPU; on a CPU the model itself is in its precision."""
+        wide = self.device.type == "cpu" or self.precision == "float32"
+        return torch.float32 if wide else torch.bfloat16
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -232,33 +234,26 @@ class Pipeline:
     def _load(self, top_k: int) -> Task:
         if self.task == "fill-mask":
             masked_lm = UltraFastBertForMaskedLM.from_pretrained(self.folder)
-            self._prepare(masked_lm, masked_lm.encoder)
+            self._prepare(masked_lm)
             return FillMask(masked_lm, self.tokenizer, self.folder, top_k)
         if self.task == "classify":
             classifier = UltraFastBertForSequenceClassification.from_pretrained(self.folder)
-            self._prepare(classifier, classifier.encoder)
+            self._prepare(classifier)
             return Classify(classifier)
-        encoder = UltraFastBertModel.from_pretrained(self.folder)
-        self._prepare(encoder, encoder)
-        return Embed(encoder, self.pooling, self.normalize)
+        return Embed(self._prepare(UltraFastBertModel.from_pretrained(self.folder)), self.pooling, self.normalize)
 
-    def _prepare(self, model: PretrainedModel, encoder: UltraFastBertModel) -> None:
-        """Put the model on its device, on its backend, and its matrices in their precision, once."""
-        for module in model.modules():
-            if isinstance(module, FFF):
-                module.backend = self.backend
-            elif isinstance(module, nn.Linear) and self.dtype != torch.float32:
-                # Autocast would convert the float32 weights anew for every batch. A tied decoder gets its own
-                # copy, because the embedding stays as it is.
-                module.weight = nn.Parameter(module.weight.detach().to(self.dtype), requires_grad=False)
-        model.requires_grad_(False).to(self.device)
+    def _prepare(self, model: PretrainedModel) -> Any:
+        """The model in its precision, on its device and backend, with its kernels loaded."""
         # Kernels are compiled or loaded at their first use, within callbacks from C that swallow an exception:
         # a Ctrl-C there would be lost. So that happens here, on one token, with interrupts held back.
         interruption = Interruption("Stopping when the kernels are loaded; once more stops at once.")
         with interruption, torch.inference_mode(), autocast(self.device, self.dtype):
+            prepared = prepare(model, self.precision, self.device, self.backend)
+            encoder: Any = getattr(prepared, "encoder", prepared)
             encoder.encode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
         if interruption.requested:
             raise KeyboardInterrupt
+        return prepared
 
 
 def _examples(texts: Iterable[str] | Iterable[tuple[str, str]]) -> Iterator[Example]:

@@ -6,6 +6,7 @@ A task knows the model class it needs, which texts it cannot take, and how hidde
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -138,8 +139,13 @@ class Embed(Task):
         elif attention_mask is None:
             vectors = hidden.mean(1)
         else:
-            weight = attention_mask[:, :, None].to(hidden.dtype)
-            vectors = (hidden * weight).sum(1) / weight.sum(1)
+            # Each length by itself: padding would change the order of the sum, and with it the last bits.
+            lengths = attention_mask.sum(1).tolist()
+            means = []
+            for length, run in itertools.groupby(range(len(lengths)), key=lengths.__getitem__):
+                rows = list(run)
+                means.append(hidden[rows[0] : rows[-1] + 1, :length].mean(1))
+            vectors = torch.cat(means)
         return list(_finite(vectors).numpy())
 
     def join(

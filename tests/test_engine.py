@@ -1,0 +1,148 @@
+"""The packed encoder against the encoder it is made from."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM, UltraFastBertModel
+from ufbert.errors import BackendError, DataError
+from ufbert.inference.engine import PackedEncoder, prepare
+from ufbert.inference.engine.linear import Int8Linear, PackedLinear, packs, quantized
+from ufbert.inference.options import choose_inference_precision
+
+CPU = torch.device("cpu")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "crammed": {},
+    "odd": {"hidden_size": 36, "num_attention_heads": 3, "trees": 3, "depth": 2},
+    "bert": {
+        "norm_position": "post", "position_embedding_type": "absolute", "type_vocab_size": 2, "use_bias": True,
+        "embedding_norm": True, "final_norm": False,
+    },
+    "offset": {"position_embedding_type": "absolute", "position_offset": 2, "pad_token_id": 1},
+    "dense": {"feedforward": "dense"},
+    "relu": {"feedforward": "dense", "hidden_act": "relu", "use_bias": True, "norm_position": "post"},
+}  # fmt: skip
+
+
+def make(config: UltraFastBertConfig, **changes: Any) -> UltraFastBertModel:
+    """A model whose every parameter matters: no zeros, no ones."""
+    model = UltraFastBertModel(config.replace(**changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random ids, the mask of those lengths, token types."""
+    longest = max(lengths)
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randint(5, 100, (len(lengths), longest)) * mask + (1 - mask)
+    return ids, mask, torch.randint(0, 2, ids.shape) * mask
+
+
+def packed(model: UltraFastBertModel, precision: str) -> PackedEncoder:
+    result = prepare(copy.deepcopy(model), precision, CPU, "numba")
+    assert isinstance(result, PackedEncoder)
+    return result
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("lengths", [[9, 9, 7, 7, 7, 3], [4], [2, 16, 5]])
+def test_float32_is_the_encoder(tiny_config: UltraFastBertConfig, variant: str, lengths: list[int]) -> None:
+    model = make(tiny_config, **VARIANTS[variant])
+    ids, mask, types = batch(lengths)
+    given = types if model.config.type_vocab_size > 1 else None
+    with torch.inference_mode():
+        expected = model.encode(ids, mask, given)
+        result = packed(model, "float32").encode(ids, mask, given)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result[mask.bool()], expected[mask.bool()], rtol=1e-4, atol=1e-5)
+    assert not result[~mask.bool()].any()
+
+
+@pytest.mark.skipif(not packs(), reason="without oneDNN the BLAS behind torch decides")
+def test_a_texts_states_do_not_depend_on_its_batch(tiny_config: UltraFastBertConfig) -> None:
+    encoder = packed(make(tiny_config, hidden_size=64, max_position_embeddings=64), "float32")
+    ids, mask, _ = batch([60, 41, 41, 17, 9, 9, 9, 2])
+    with torch.inference_mode():
+        together = encoder.encode(ids, mask)
+        for row, length in enumerate(mask.sum(1).tolist()):
+            alone = encoder.encode(ids[row : row + 1, :length])
+            assert torch.equal(together[row, :length], alone[0])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("variant", ["crammed", "bert", "dense"])
+def test_reduced_precision_stays_close(tiny_config: UltraFastBertConfig, precision: str, variant: str) -> None:
+    if precision == "int8" and not packs():
+        pytest.skip("this torch has no oneDNN")
+    model = make(tiny_config, **VARIANTS[variant])
+    ids, mask, _ = batch([16] * 8)
+    with torch.inference_mode():
+        expected = model.encode(ids, mask)
+        result = packed(model, precision).encode(ids)
+    # A token whose logit lies within rounding of zero takes another path; the median sees none of those.
+    similarity = torch.cosine_similarity(result, expected, dim=-1)
+    assert similarity.median() > 0.995
+    assert not torch.equal(result, expected)
+
+
+def test_a_head_keeps_its_encoder_packed(tiny_config: UltraFastBertConfig) -> None:
+    model = UltraFastBertForMaskedLM(tiny_config).eval()
+    ids, mask, _ = batch([5, 5, 3])
+    with torch.inference_mode():
+        expected = model(ids, mask).logits
+        ready = prepare(copy.deepcopy(model), "bfloat16", CPU, "numba")
+        assert isinstance(ready, UltraFastBertForMaskedLM)
+        assert isinstance(ready.encoder, PackedEncoder)
+        result = ready(ids, mask).logits
+    chosen = mask.bool()
+    assert torch.cosine_similarity(result.float()[chosen], expected[chosen], dim=-1).median() > 0.99
+
+
+def test_too_long_texts_are_refused(tiny_config: UltraFastBertConfig) -> None:
+    with pytest.raises(DataError, match="17 tokens are more than the model's maximum of 16"):
+        packed(make(tiny_config), "float32").encode(torch.zeros((1, 17), dtype=torch.int64))
+
+
+@pytest.mark.skipif(not packs(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 37])
+def test_int8_products_are_those_of_the_rounded_numbers(rows: int, bias: bool) -> None:
+    x = torch.randn(rows, 70).bfloat16()
+    weight, offset = torch.randn(45, 70), torch.randn(45) if bias else None
+    scale = float(x.abs().max()) / 127
+    bytes_of_x = quantized(x, scale)
+    assert torch.equal(bytes_of_x.int() - 128, (x.float() / scale + 0.5).floor().int())
+    weight_scale = weight.abs().amax(1, keepdim=True) / 127
+    rounded = (weight / weight_scale).round() * weight_scale
+    expected = (bytes_of_x.float() - 128) * scale @ rounded.T + (0 if offset is None else offset)
+    with torch.inference_mode():
+        y = Int8Linear(weight, offset)(x)
+        assert torch.equal(Int8Linear(weight, offset)(x, torch.ones_like(y)), y + 1)
+    torch.testing.assert_close(y.float(), expected, rtol=0.01, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_linear_layer_is_torchs(dtype: torch.dtype) -> None:
+    weight, bias, x = torch.randn(24, 40), torch.randn(24), torch.randn(3, 5, 40)
+    residual = torch.randn(3, 5, 24)
+    linear = PackedLinear(weight, bias, dtype)
+    exact = torch.nn.functional.linear(x, weight, bias)
+    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (0.02, 0.1)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x).float(), exact, rtol=rtol, atol=atol)
+        torch.testing.assert_close(
+            linear(x, activation="gelu").float(), torch.nn.functional.gelu(exact), rtol=rtol, atol=atol
+        )
+        torch.testing.assert_close(linear(x, residual.to(dtype)).float(), exact + residual, rtol=rtol, atol=atol)
+
+
+def test_int8_is_refused_on_a_gpu_in_one_line() -> None:
+    with pytest.raises(BackendError, match="int8 computes on a CPU only; take bfloat16"):
+        choose_inference_precision("int8", torch.device("cuda"))

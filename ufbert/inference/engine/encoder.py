@@ -1,0 +1,135 @@
+"""An encoder's layers on the tokens of a batch laid end to end.
+
+Only attention knows where a text ends; everything else works on tokens. So padding costs nothing, and nothing
+has to be masked. Sums between layers are kept in bfloat16 with bfloat16 or int8 products, else in float32.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ...encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel
+from ...errors import DataError
+from ...fff import FFF
+from .attention import Group, PackedAttention
+from .linear import Int8Linear, PackedLinear
+
+__all__ = ["PackedEncoder"]
+
+MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], PackedLinear | Int8Linear]
+
+
+class PackedFeedforward(nn.Module):
+    """The dense feedforward layer with GELU built into the first product."""
+
+    def __init__(self, feedforward: DenseFeedforward, activation: str, make: MakeLinear) -> None:
+        super().__init__()
+        self.linear_in = make(feedforward.linear_in.weight, feedforward.linear_in.bias)
+        self.linear_out = make(feedforward.linear_out.weight, feedforward.linear_out.bias)
+        self.fused = "gelu" if activation == "gelu" else "none"
+        self.activation = None if activation == "gelu" else ACTIVATIONS[activation]
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """x and residual (total, H) -> residual + feedforward(x)."""
+        inner = self.linear_in(x, activation=self.fused)
+        y: torch.Tensor = self.linear_out(inner if self.activation is None else self.activation(inner), residual)
+        return y
+
+
+class PackedLayer(nn.Module):
+    """`Layer` on tokens (total, H)."""
+
+    def __init__(self, layer: Layer, activation: str, dtype: torch.dtype, make: MakeLinear) -> None:
+        super().__init__()
+        self.pre_norm = layer.pre_norm
+        self.attention_norm = layer.attention_norm.to(dtype)
+        self.feedforward_norm = layer.feedforward_norm.to(dtype)
+        attention = layer.attention
+        weight = attention.qkv.weight.detach().clone()
+        bias = None if attention.qkv.bias is None else attention.qkv.bias.detach().clone()
+        hidden = weight.shape[1]
+        for queries in (weight[:hidden], bias[:hidden] if bias is not None else None):
+            if queries is not None:
+                queries *= (hidden // attention.heads) ** -0.5
+        self.attention = PackedAttention(
+            attention, make(weight, bias), make(attention.output.weight, attention.output.bias)
+        )
+        if isinstance(layer.feedforward, FFF):
+            self.feedforward: FFF | PackedFeedforward = layer.feedforward.to(dtype)
+        else:
+            self.feedforward = PackedFeedforward(layer.feedforward, activation, make)
+
+    def forward(self, x: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        """x (total, H) -> (total, H); x itself may be overwritten."""
+        if self.pre_norm:
+            x = self.attention(self.attention_norm(x), groups, x)
+            return self._feed(self.feedforward_norm(x), x)
+        x = self.attention_norm(self.attention(x, groups, x))
+        result: torch.Tensor = self.feedforward_norm(self._feed(x, x))
+        return result
+
+    def _feed(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor
+        if isinstance(self.feedforward, FFF):
+            y = self.feedforward(x)
+            return y.add_(residual)
+        y = self.feedforward(x, residual)
+        return y
+
+
+class PackedEncoder(nn.Module):
+    """Computes what the `UltraFastBertModel` it is made from does; that one must not be used any more."""
+
+    def __init__(self, encoder: UltraFastBertModel, dtype: torch.dtype, make: MakeLinear) -> None:
+        """`make` packs a linear layer's weight and bias; `dtype` is that of the sums between layers."""
+        super().__init__()
+        self.config = encoder.config
+        self.dtype = dtype
+        self.embeddings = encoder.embeddings
+        self.layers = nn.ModuleList(
+            PackedLayer(layer, encoder.config.hidden_act, dtype, make) for layer in encoder.layers
+        )
+        self.final_norm = None if encoder.final_norm is None else encoder.final_norm.to(dtype)
+
+    def encode(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As `UltraFastBertModel.encode`, in float32; the mask's ones stand at the front, padding becomes zeros.
+
+        Texts of one length are taken together, so a batch sorted by length is the fastest.
+        """
+        batch, longest = input_ids.shape
+        if longest > self.config.max_position_embeddings:
+            raise DataError(
+                f"{longest} tokens are more than the model's maximum of "
+                f"{self.config.max_position_embeddings}; truncate or split the text"
+            )
+        lengths = [longest] * batch if attention_mask is None else attention_mask.sum(1).tolist()
+        groups = [(len(list(run)), length) for length, run in itertools.groupby(lengths) if length]
+        x = self._embed(input_ids, token_type_ids, lengths)
+        for layer in self.layers:
+            x = layer(x, groups)
+        x = (x if self.final_norm is None else self.final_norm(x)).float()
+        if attention_mask is None or min(lengths) == longest:
+            return x.view(batch, longest, -1)
+        padded = x.new_zeros((batch, longest, x.shape[1]))
+        padded[attention_mask.bool()] = x
+        return padded
+
+    def _embed(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None, lengths: list[int]) -> torch.Tensor:
+        """The tokens' embeddings (total, H)."""
+        parts = []
+        start = 0
+        for length, run in itertools.groupby(lengths):
+            stop = start + len(list(run))
+            types = None if token_type_ids is None else token_type_ids[start:stop, :length]
+            parts.append(self.embeddings(input_ids[start:stop, :length], types).flatten(0, 1))
+            start = stop
+        return torch.cat(parts).to(self.dtype)
