@@ -98,7 +98,7 @@ class TestRoster:
         names = {(e.encoder.name, e.precision) for e in entries}
         assert absent == []
         assert names >= {
-            ("ufbert", "float32"), ("ufbert", "bfloat16"), ("ufbert-dense", "bfloat16"), ("transformers", "float32"),
+            ("ufbert", "float32"), ("ufbert", "int8"), ("ufbert-dense", "bfloat16"), ("transformers", "float32"),
             ("transformers", "bfloat16"), ("transformers-cast", "bfloat16"), ("transformers-compiled", "float32"),
             ("onnxruntime", "float32"), ("onnxruntime", "int8"), ("openvino", "float32"), ("openvino", "bfloat16"),
         }  # fmt: skip
@@ -189,20 +189,20 @@ class TestParts:
     def test_a_slow_part_is_found(self, settings: BenchmarkSettings, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
         import time
 
-        from ufbert.attention import SelfAttention
+        from ufbert.fff import FFF
 
         write_models(settings, job)
         ours = Ours(job)
-        forward = SelfAttention.forward
+        forward = FFF.forward
 
-        def slow(self: SelfAttention, *arguments: Any) -> torch.Tensor:
+        def slow(self: FFF, x: torch.Tensor) -> torch.Tensor:
             time.sleep(0.02)
-            return forward(self, *arguments)
+            return forward(self, x)
 
-        monkeypatch.setattr(SelfAttention, "forward", slow)
+        monkeypatch.setattr(FFF, "forward", slow)
         parts = time_parts(ours, [ours.take(draw_inputs(1, 1, LENGTH, VOCABULARY, 0)[0])], 2)["parts"]
-        assert parts["attention"] > 0.04
-        assert parts["attention"] > sum(seconds for part, seconds in parts.items() if part != "attention")
+        assert parts["FFF"] > 0.04
+        assert parts["FFF"] > sum(seconds for part, seconds in parts.items() if part != "FFF")
 
 
 def result(

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from ufbert.devices import PRECISIONS, autocast
+from ufbert.devices import autocast
 from ufbert.encoder import UltraFastBertModel
+from ufbert.inference.engine import PackedEncoder
+from ufbert.inference.options import PRECISIONS
 from ufbert.inference.pipeline import Pipeline
 
 from .job import Ids, Job, Runner, States
@@ -18,7 +20,7 @@ __all__ = ["Ours", "load", "precisions"]
 
 def precisions() -> tuple[str, ...]:
     """Those that `ufbert infer --precision` takes."""
-    return tuple(PRECISIONS)
+    return PRECISIONS
 
 
 def load(job: Job) -> Runner:
@@ -40,7 +42,7 @@ class Ours:
             backend=job.options.get("backend", "auto"),
         )
         task: Any = self.pipeline._task
-        self.encoder: UltraFastBertModel = task.model
+        self.encoder: UltraFastBertModel | PackedEncoder = task.model
         self.device, self.dtype = self.pipeline.device, self.pipeline.dtype
 
     def shape(self, batch: int, length: int) -> None:

@@ -10,17 +10,20 @@ import torch
 from torch import nn
 
 from ufbert.attention import SelfAttention
-from ufbert.encoder import Embeddings, UltraFastBertModel
+from ufbert.encoder import Embeddings
 from ufbert.fff import FFF
+from ufbert.inference.engine.attention import PackedAttention
 
 from .ours import Ours
 
 __all__ = ["PARTS", "time_parts"]
 
+ATTENTION = (SelfAttention, PackedAttention)
 FEEDFORWARD = "FFF"
 REST = "rest"
 PARTS = ("embedding", "norm", "projections", "attention", FEEDFORWARD, REST)
-"""`attention` is without its projections; `rest` is residual sums and everything between the modules."""
+"""`attention` is without its projections; `rest` is everything between the modules, the residual sums that no
+product takes along included."""
 
 
 def part_of(module: nn.Module) -> str | None:
@@ -31,7 +34,7 @@ def part_of(module: nn.Module) -> str | None:
         return "norm"
     if isinstance(module, FFF):
         return FEEDFORWARD
-    if isinstance(module, SelfAttention):
+    if isinstance(module, ATTENTION):
         return "attention"
     return None
 
@@ -46,13 +49,10 @@ class Timers:
         self._last = 0.0
         self._handles: list[Any] = []
 
-    def attach(self, encoder: UltraFastBertModel) -> None:
+    def attach(self, encoder: nn.Module) -> None:
         """Watch the encoder's modules."""
         inside_attention = {
-            id(child)
-            for module in encoder.modules()
-            if isinstance(module, SelfAttention)
-            for child in module.children()
+            id(child) for module in encoder.modules() if isinstance(module, ATTENTION) for child in module.children()
         }
         inside_embedding = {
             id(child) for module in encoder.modules() if isinstance(module, Embeddings) for child in module.modules()
