@@ -73,7 +73,7 @@ def infer(
         int | None, typer.Option(help="Tokens that neighbouring windows share.", show_default="a quarter of them")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Texts in a batch.", show_default="about 1,024 tokens on a CPU")
+        int | None, typer.Option(help="Texts in a batch.", show_default="about 4,096 tokens on a CPU")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or int8; auto takes bfloat16 where the hardware has it.")

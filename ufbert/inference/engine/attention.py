@@ -13,6 +13,7 @@ __all__ = ["Group", "PackedAttention"]
 
 # Beyond that the (length, length) weights of a head leave the caches.
 LONGEST_BY_PRODUCTS = 512
+SHORT_ROWS = 64
 
 Group = tuple[int, int]
 """Number of neighbouring texts, and their common length."""
@@ -49,7 +50,9 @@ def _attend(qkv: torch.Tensor, texts: int, length: int, heads: int) -> torch.Ten
     split = qkv.view(texts, length, 3, heads, size).permute(2, 0, 3, 1, 4)  # (3, texts, heads, length, size)
     if qkv.dtype == torch.bfloat16 and length <= LONGEST_BY_PRODUCTS:
         query, key, value = split.reshape(3, texts * heads, length, size)
-        weights = torch.bmm(query, key.transpose(1, 2)).softmax(-1)  # (texts * heads, length, length)
+        weights = torch.bmm(query, key.transpose(1, 2))  # (texts * heads, length, length)
+        # Of short rows torch's bfloat16 softmax takes longer than float32's and both conversions.
+        weights = weights.float().softmax(-1).bfloat16() if length < SHORT_ROWS else weights.softmax(-1)
         context = torch.bmm(weights, value).view(texts, heads, length, size)
     else:
         query, key, value = split

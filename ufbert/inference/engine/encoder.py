@@ -7,7 +7,8 @@ has to be masked. Sums between layers are kept in bfloat16 with bfloat16 or int8
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -90,9 +91,9 @@ class PackedEncoder(nn.Module):
         self.config = encoder.config
         self.dtype = dtype
         self.embeddings = encoder.embeddings
-        self.layers = nn.ModuleList(
-            PackedLayer(layer, encoder.config.hidden_act, dtype, make) for layer in encoder.layers
-        )
+        layers: Iterable[Any] = encoder.layers
+        activation = encoder.config.hidden_act
+        self.layers = nn.ModuleList(PackedLayer(layer, activation, dtype, make) for layer in layers)
         self.final_norm = None if encoder.final_norm is None else encoder.final_norm.to(dtype)
 
     def encode(
