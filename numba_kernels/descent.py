@@ -27,7 +27,7 @@ from .compilation import kernel
 from .products import dots_1x1, dots_1x4, dots_3x2, dots_pairwise_4
 from .vectors import prefetch
 
-__all__ = ["route"]
+__all__ = ["route", "routing_space"]
 
 FEWEST_TOGETHER = 8
 # Tokens of a block: 128 rows of 768 float32 are 384 KB, within a second-level cache.
@@ -236,22 +236,32 @@ def _sort_by_node(order_t: Any, spare_t: Any, reached_t: Any, first_node: int, e
 
 
 @kernel
+def routing_space(tokens: int, levels: int, like_logits: Any) -> Any:
+    """What `route` works in, for up to `tokens` tokens; made once, since a tree may take less time than this."""
+    return (
+        np.empty(tokens, np.int64),  # spare_t
+        np.empty(tokens + 1, np.int64),  # choices_t
+        np.empty((4 * levels + 4, 4), np.int64),  # stack
+        np.empty((levels, 8, 2), np.int64),  # queues
+        np.zeros(levels, np.int64),  # queued
+        np.empty(4, np.int64),  # ends
+        np.empty(8, like_logits.dtype),  # out
+    )
+
+
+@kernel
 def route(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, tokens: int, levels: int,
-    logits_td: Any, leaves_t: Any, order_t: Any,
+    logits_td: Any, leaves_t: Any, order_t: Any, space: Any,
 ) -> None:  # fmt: skip
     """Tokens at `x_at` through one tree at `w_at`, rows of `row` bytes in the storage of `like`.
 
     Writes the logits met (tokens, levels) and the leaf reached (tokens,); leaves in `order_t` the tokens
-    ordered by leaf, but for the few that walked alone, which stand near their neighbours.
+    ordered by leaf, but for the few that walked alone, which stand near their neighbours. `space` is
+    `routing_space`'s.
     """
-    spare_t = np.empty(tokens, np.int64)
-    choices_t = np.empty(tokens + 1, np.int64)
-    stack = np.empty((4 * levels + 4, 4), np.int64)
-    queues = np.empty((levels, 8, 2), np.int64)
-    queued = np.zeros(levels, np.int64)
-    ends = np.empty(4, np.int64)
-    out = np.empty(8, logits_td.dtype)
+    spare_t, choices_t, stack, queues, queued, ends, out = space
+    queued[:] = 0
     for i in range(tokens):
         order_t[i] = i
     block = max(64, BLOCK_BYTES // row)

@@ -20,7 +20,7 @@ from numba import carray  # type: ignore[attr-defined,unused-ignore]
 
 from .activation import gelu_into
 from .compilation import kernel
-from .descent import route
+from .descent import route, routing_space
 from .products import weighted_sum
 from .vectors import fence, pointer_to, prefetch
 
@@ -115,6 +115,7 @@ def forward_chunk(
     leaves_pt = np.empty((together, size), np.int64)
     order_t = np.empty(size, np.int64)
     spare_order_t = np.empty(size, np.int64)
+    space = routing_space(size, levels, like_logits)
     for first in range(start, stop, block):
         tokens = min(block, stop - first)
         for group in range(0, trees, together):
@@ -127,7 +128,7 @@ def forward_chunk(
                 order = order_t if p == 0 else spare_order_t
                 route(
                     like, x_at + first * row, w_in_at + (group + p) * tree, biases_pn[group + p], hidden, row, tokens,
-                    levels, logits_tk[:, p * levels : (p + 1) * levels], leaves_pt[p, :tokens], order[:tokens],
+                    levels, logits_tk[:, p * levels : (p + 1) * levels], leaves_pt[p, :tokens], order[:tokens], space,
                 )  # fmt: skip
             gelu_into(logits_k[: tokens * width], activations_k[: tokens * width])
             if narrow:

@@ -44,8 +44,9 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "blas": loaded_blas(),
-        # A passive wait policy costs the OpenMP baselines a wake-up per call with several threads.
+        # How long OpenMP threads wait for work before they sleep; a wake-up costs every implementation that uses them.
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
