@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..allocation import keep_freed_memory
 from ..errors import ConfigError, DataError
 from ..pretraining.distributed import World, described_world, take_gpu
 from ..reporting import note
@@ -53,6 +54,8 @@ def infer_files(
     an interrupted run are continued. Under torchrun each process takes its share of the rows and writes a part
     file (`ranks`). Raises `UfbertError`s.
     """
+    # Each batch frees and takes again some 100 MB of attention weights.
+    keep_freed_memory()
     world = described_world()
     paths = expand_paths(inputs)
     check_input_format(input_format, paths)

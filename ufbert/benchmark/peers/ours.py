@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ufbert.allocation import keep_freed_memory
 from ufbert.devices import autocast
 from ufbert.encoder import UltraFastBertModel
 from ufbert.inference.engine import PackedEncoder
@@ -33,6 +34,7 @@ class Ours:
 
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(job.threads)  # the kernels follow torch
+        keep_freed_memory()  # as `ufbert infer` does
         self.versions = {name: importlib.metadata.version(name) for name in ("torch", "numba")}
         self.pipeline = Pipeline(
             job.path / job.options["model"],

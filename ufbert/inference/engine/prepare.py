@@ -48,10 +48,14 @@ def prepare(
 
 
 def _convert(model: PretrainedModel, precision: str) -> None:
-    """Autocast would convert the float32 matrices anew for every batch."""
+    """Autocast would convert the float32 matrices and trees anew for every batch."""
     if precision == "float32":
         return
     for module in model.modules():
         if isinstance(module, nn.Linear):
             # A tied decoder gets its own copy, because the embedding stays as it is.
             module.weight = nn.Parameter(module.weight.detach().to(torch.bfloat16), requires_grad=False)
+        elif isinstance(module, FFF):
+            for name in ("w_in", "b_in", "w_out"):
+                tree = getattr(module, name).detach().to(torch.bfloat16)
+                setattr(module, name, nn.Parameter(tree, requires_grad=False))
