@@ -8,6 +8,7 @@
 // Every parameter is 64 bits wide, a size or an address; all arrays are row-contiguous.
 
 #include "scalars.cuh"
+#include "gelu.cuh"
 #include "token.cuh"
 #include "forward.cuh"
 #include "backward.cuh"

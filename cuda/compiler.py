@@ -14,7 +14,7 @@ from . import cubin_cache
 from .machine import MISSING_EXTRA
 from .unavailable import CudaUnavailable
 
-__all__ = ["CudaCompileError", "cache_key", "compile_cubin", "compiler_version", "cubin", "load_source"]
+__all__ = ["MAIN_FILE", "CudaCompileError", "cache_key", "compile_cubin", "compiler_version", "cubin", "load_source"]
 
 MAIN_FILE = "cmm.cu"
 STANDARD = "c++17"
@@ -31,14 +31,14 @@ class CudaCompileError(RuntimeError):
 
 
 @cache
-def load_source() -> str:
-    """cmm.cu with the files it includes put in their places: one text, whose line numbers the compiler names."""
+def load_source(main_file: str = MAIN_FILE) -> str:
+    """A .cu file with the files it includes put in their places: one text, whose line numbers the compiler names."""
     folder = Path(__file__).parent
 
     def paste(match: re.Match[str]) -> str:
         return (folder / match[1]).read_text(encoding="utf-8")
 
-    main = (folder / MAIN_FILE).read_text(encoding="utf-8")
+    main = (folder / main_file).read_text(encoding="utf-8")
     return re.sub(r'^#include "([a-z_]+\.cuh)"\n', paste, main, flags=re.MULTILINE)
 
 
@@ -55,13 +55,16 @@ def compiler_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def compile_cubin(source: str, macros: tuple[tuple[str, str], ...], arch: str) -> bytes:
-    """Machine code for `arch` (such as "sm_90"). Needs no GPU. Raises `CudaCompileError`, `CudaUnavailable`."""
+def compile_cubin(source: str, macros: tuple[tuple[str, str], ...], arch: str, name: str = MAIN_FILE) -> bytes:
+    """Machine code for `arch` (such as "sm_90"); the log calls the source `name`. Needs no GPU.
+
+    Raises `CudaCompileError`, `CudaUnavailable`.
+    """
     compiler_version()
     from cuda.core import Program, ProgramOptions
     from cuda.core._utils.cuda_utils import NVRTCError  # public code raises it, no public module names it
 
-    options = ProgramOptions(name=MAIN_FILE, arch=arch, std=STANDARD, define_macro=list(macros))
+    options = ProgramOptions(name=name, arch=arch, std=STANDARD, define_macro=list(macros))
     program = Program(source, "c++", options)
     try:
         return bytes(program.compile("cubin").code)
@@ -87,12 +90,12 @@ def cache_key(
     return digest.hexdigest()
 
 
-def cubin(macros: tuple[tuple[str, str], ...], arch: str, driver: tuple[int, int]) -> bytes:
-    """The kernels as machine code: from the cache on disk, or compiled and put there."""
-    source = load_source()
+def cubin(macros: tuple[tuple[str, str], ...], arch: str, driver: tuple[int, int], main_file: str = MAIN_FILE) -> bytes:
+    """The kernels of a .cu file as machine code: from the cache on disk, or compiled and put there."""
+    source = load_source(main_file)
     key = cache_key(source, macros, arch, compiler_version(), driver)
     code = cubin_cache.read(key)
     if code is None:
-        code = compile_cubin(source, macros, arch)
+        code = compile_cubin(source, macros, arch, main_file)
         cubin_cache.write(key, code)
     return code

@@ -19,12 +19,9 @@ A call makes `device` the current one of the calling thread, as the tensors' own
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
-from typing import Any
-
-from .compiler import cubin
-from .machine import architecture, availability, driver_version, require
+from .compiler import MAIN_FILE
+from .loading import Launch, enqueue
+from .machine import availability
 from .plan import (
     Specialization,
     backward_plan,
@@ -58,16 +55,6 @@ KERNELS = {
 
 # Those that give each token to a group of warps; the others sum weight gradients.
 TOKEN_KERNELS = ("cmm_forward", "cmm_backward_tokens")
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch. All arguments are 64-bit integers: sizes and addresses."""
-
-    kernel: str
-    grid: int
-    block: tuple[int, int, int]
-    arguments: tuple[int, ...]
 
 
 def forward(
@@ -250,35 +237,6 @@ def _specialization(
     return specialize(dtype, hidden, depth, vector_width(hidden, dtype, rows))
 
 
-_loaded: dict[tuple[Specialization, str], dict[str, Any]] = {}
-_loading = threading.Lock()
-
-
-def _kernels(layout: Specialization, device: int) -> dict[str, Any]:
-    """The compiled kernels by name, for the architecture of `device`; GPUs of one architecture share them."""
-    key = (layout, architecture(device))
-    kernels = _loaded.get(key)
-    if kernels is None:
-        from cuda.core import ObjectCode
-
-        with _loading:
-            if key not in _loaded:
-                code = ObjectCode.from_cubin(cubin(layout.macros, key[1], driver_version()))
-                _loaded[key] = {name: code.get_kernel(name) for name in KERNELS}
-            kernels = _loaded[key]
-    return kernels
-
-
 def _run(layout: Specialization, launches: list[Launch], device: int, stream: int) -> None:
     """Enqueue the launches, in order, on a stream of `device`."""
-    if not launches:
-        return
-    require()
-    from cuda.core import LEGACY_DEFAULT_STREAM, Device, LaunchConfig, Stream, launch
-
-    Device(device).set_current()
-    kernels = _kernels(layout, device)
-    queue = Stream.from_handle(stream) if stream else LEGACY_DEFAULT_STREAM
-    for step in launches:
-        config = LaunchConfig(grid=step.grid, block=step.block)
-        launch(queue, config, kernels[step.kernel], *step.arguments)
+    enqueue(MAIN_FILE, layout.macros, tuple(KERNELS), launches, device, stream)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ufbert.cuda import compiler, cubin_cache
+from ufbert.cuda import compiler, cubin_cache, memory_probe, naive
 from ufbert.cuda.compiler import CudaCompileError, cache_key, compile_cubin, cubin, load_source
 from ufbert.cuda.launcher import KERNELS
 from ufbert.cuda.plan import DTYPES, specialize, vector_width
@@ -48,6 +48,32 @@ def test_every_kernel_compiles(dtype: str, arch: str) -> None:
     assert code[:4] == b"\x7fELF"
     for name in KERNELS:
         assert name.encode() in code
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize(
+    ("main_file", "macros", "kernels"),
+    [
+        *((naive.MAIN_FILE, naive.NaiveLayout(dtype, 768, 11).macros, naive.KERNELS) for dtype in DTYPES),
+        (memory_probe.MAIN_FILE, memory_probe.MACROS, memory_probe.KERNELS),
+    ],
+)
+def test_the_benchmarks_kernels_compile(
+    main_file: str, macros: tuple[tuple[str, str], ...], kernels: dict[str, int], arch: str
+) -> None:
+    source = load_source(main_file)
+    assert "#include" not in source
+    code = compile_cubin(source, macros, arch, main_file)
+    for name, count in kernels.items():
+        assert name.encode() in code
+        assert source[source.index(f"{name}(") :].split(") {")[0].count(",") + 1 == count
+
+
+def test_every_source_is_compiled_here() -> None:
+    folder = Path(compiler.__file__).parent
+    files = {compiler.MAIN_FILE, naive.MAIN_FILE, memory_probe.MAIN_FILE}
+    assert {path.name for path in folder.glob("*.cu")} == files
 
 
 @pytest.mark.usefixtures("nvrtc")
@@ -96,7 +122,8 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replaces the compiler; lists the architectures it was asked for."""
     calls: list[str] = []
 
-    def compile_(source: str, macros: tuple[tuple[str, str], ...], arch: str) -> bytes:
+    def compile_(source: str, macros: tuple[tuple[str, str], ...], arch: str, name: str) -> bytes:
+        assert name == compiler.MAIN_FILE
         calls.append(arch)
         return f"code for {arch}".encode()
 

@@ -1,4 +1,5 @@
-// Runs the CUDA kernels on the CPU, for the tests: cmm.cu compiled as plain C++, every GPU thread a fiber.
+// Runs the CUDA kernels on the CPU, for the tests: KERNEL_FILE, a .cu file, compiled as plain C++, every GPU
+// thread a fiber.
 //
 // Within a block the fibers run one at a time and hand over at barriers and warp shuffles only. Device arrays
 // are heap blocks of their exact size, so that AddressSanitizer sees any access outside one and UBSan any
@@ -134,7 +135,7 @@ static unsigned short float_to_half(float value) {
     return bits;
 }
 
-#include "cmm.cu"
+#include KERNEL_FILE
 
 static void fiber_main() {
 #if defined(__SANITIZE_ADDRESS__)
@@ -244,10 +245,14 @@ int main(int, char** names) {
             char* const start = arrays.at(size_t((argument >> 40) - 1)).first;
             argument = reinterpret_cast<long long>(start + (argument & ((1LL << 40) - 1)));
         }
+#ifdef NAIVE
+        if (kernel == 0) body = bind_kernel(naive_forward, arguments);
+#else
         if (kernel == 0) body = bind_kernel(cmm_forward, arguments);
         if (kernel == 1) body = bind_kernel(cmm_backward_tokens, arguments);
         if (kernel == 2) body = bind_kernel(cmm_backward_tiles, arguments);
         if (kernel == 3) body = bind_kernel(cmm_backward_combine, arguments);
+#endif
         for (blockIdx = Index{0, 0, 0}; blockIdx.x < gridDim.x; ++blockIdx.x) run_block(backwards);
     }
     fclose(job);

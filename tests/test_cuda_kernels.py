@@ -8,112 +8,18 @@ scratch memory start as NaN.
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cuda_emulator import Array, Emulator, Floats, Memory, built_emulator, decode, encode, storage
 
-from ufbert.cuda import launcher, plan
-from ufbert.cuda.plan import Specialization
+from ufbert.cuda import launcher, naive, plan
 from ufbert.tree import descend
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-
-SOURCE = Path(__file__).with_name("test_cuda_emulator.cpp")
-KERNELS = Path(launcher.__file__).parent
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-NUMBERS = {name: number for number, name in enumerate(launcher.KERNELS)}
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
-
-
-def encode(values: Floats, dtype: str) -> Array:
-    """The values in a storage format; bfloat16 as its bits."""
-    if dtype == "bfloat16":
-        bits = values.astype(np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return values.astype(dtype)
-
-
-def decode(stored: Array, dtype: str) -> Floats:
-    if dtype == "bfloat16":
-        return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return stored.astype(np.float64)
-
-
-def storage(dtype: str) -> np.dtype[np.generic]:
-    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
-
-
-@dataclass
-class Emulator:
-    """Builds one program per specialization and runs launches in it."""
-
-    folder: Path
-    compiler: str
-    programs: dict[Specialization, Path] = field(default_factory=dict)
-
-    def program(self, layout: Specialization) -> Path:
-        if layout not in self.programs:
-            target = self.folder / f"emulator-{len(self.programs)}"
-            macros = [f"-D{name}={value}" for name, value in layout.macros]
-            command = [self.compiler, "-std=c++17", "-O0", "-Wno-unknown-pragmas", f"-I{KERNELS}", *SANITIZERS]
-            command += [*macros, str(SOURCE), "-o", str(target)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            self.programs[layout] = target
-        return self.programs[layout]
-
-    def run(
-        self, layout: Specialization, launches: list[launcher.Launch], memory: Memory, backwards: bool = False
-    ) -> None:
-        """Run the launches; the arrays in `memory` are updated in place."""
-        numbers = [int(backwards), len(memory.arrays)]
-        job = np.array(numbers, np.int64).tobytes()
-        for array in memory.arrays:
-            job += np.int64(array.nbytes).tobytes() + array.tobytes()
-        job += np.int64(len(launches)).tobytes()
-        for launch in launches:
-            width, height, _ = launch.block
-            numbers = [NUMBERS[launch.kernel], launch.grid, width, height, len(launch.arguments), *launch.arguments]
-            job += np.array(numbers, np.int64).tobytes()
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            (Path(folder) / "job").write_bytes(job)
-            command = [str(self.program(layout)), f"{folder}/job", f"{folder}/result"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-4000:]
-            result = (Path(folder) / "result").read_bytes()
-        position = 0
-        for array in memory.arrays:
-            array.view(np.uint8).reshape(-1)[:] = np.frombuffer(result[position : position + array.nbytes], np.uint8)
-            position += array.nbytes
-        assert position == len(result)
-
-
-class Memory:
-    """Arrays and the addresses under which the emulator knows them."""
-
-    def __init__(self) -> None:
-        self.arrays: list[npt.NDArray[np.uint8]] = []
-
-    def put(self, array: Array, offset: int = 0) -> int:
-        """Store a copy, `offset` bytes into its allocation; returns the address."""
-        self.arrays.append(np.concatenate([np.zeros(offset, np.uint8), array.reshape(-1).view(np.uint8)]))
-        return (len(self.arrays) << 40) + offset
-
-    def poisoned(self, bytes_: int) -> int:
-        """Memory full of NaN, or of negative indices."""
-        return self.put(np.full(bytes_, 0xFF, np.uint8))
-
-    def get(self, address: int, dtype: npt.DTypeLike, *shape: int) -> Array:
-        return self.arrays[(address >> 40) - 1][address & ((1 << 40) - 1) :].view(dtype).reshape(shape)
 
 
 @dataclass
@@ -172,6 +78,18 @@ class Case:
             memory.get(outputs["leaves"], np.int64, self.tokens, self.trees),
         )
 
+    def naive_forward(self, emulator: Emulator) -> Array:
+        """y of the baseline, as stored."""
+        memory = Memory()
+        y = memory.poisoned(self.x.size * storage(self.dtype).itemsize)
+        layout, launches = naive.forward_launches(
+            x=memory.put(self.x, self.offset), w_in=memory.put(self.w_in), b_in=memory.put(self.b_in),
+            w_out=memory.put(self.w_out), y=y,
+            sums=y if self.dtype == "float32" else memory.poisoned(self.x.size * 4), **self.sizes, dtype=self.dtype,
+        )  # fmt: skip
+        emulator.run(layout, launches, memory)
+        return memory.get(y, storage(self.dtype), self.tokens, self.hidden)
+
     def backward(
         self, emulator: Emulator, logits: Array, leaves: npt.NDArray[np.int64], backwards: bool = False
     ) -> dict[str, Array]:
@@ -229,16 +147,8 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed; it builds the CPU emulator of the kernels")
-    with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder) / "probe.cpp"
-        probe.write_text("#include <ucontext.h>\n_Float16 half;\nint main() {}\n")
-        command = [compiler, *SANITIZERS, str(probe), "-o", str(probe.with_suffix(""))]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("this g++ lacks sanitizers, ucontext or _Float16; the emulator of the kernels needs them")
-        yield Emulator(Path(folder), compiler)
+    with built_emulator() as emulator:
+        yield emulator
 
 
 def relative_error(value: Floats, reference: Floats) -> float:
@@ -341,3 +251,10 @@ def test_preparing_launches_touch_nothing(emulator: Emulator) -> None:
         tokens=0, hidden=33, trees=1, depth=3, dtype="float32",
     )[0]  # fmt: skip
     emulator.run(layout, launcher.idle_launches(layout), Memory())
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2]])
+def test_the_naive_baseline_computes_the_same(emulator: Emulator, case: Case) -> None:
+    y = case.naive_forward(emulator)
+    expected, _, _ = descend(*case.decoded("x", "w_in", "b_in", "w_out"))
+    assert relative_error(decode(y, case.dtype), expected) < TOLERANCE[case.dtype]
