@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 from typing import Any, Protocol
 
 import torch
@@ -76,7 +77,12 @@ def resolve_backend(name: str, device: torch.device) -> str:
     """
     if name == "auto":
         preferred = {"cpu": "numba", "cuda": "cuda"}.get(device.type)
-        return preferred if preferred and not _unavailable(preferred, device) else "reference"
+        if preferred is None:
+            return "reference"
+        if reason := _unavailable(preferred, device):
+            _tell_slow(reason)
+            return "reference"
+        return preferred
     if reason := _unavailable(name, device):
         raise BackendError(reason)
     return name
@@ -87,13 +93,20 @@ def _unavailable(name: str, device: torch.device) -> str | None:
     return load_backend(name).unavailable(device)
 
 
+@functools.cache
+def _tell_slow(reason: str) -> None:
+    """Once a process: what is missing, while torch computes everything."""
+    logging.getLogger("ufbert").warning("%s; until then torch computes every neuron and masks most of them", reason)
+
+
 def cmm(
     x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str = "auto"
 ) -> torch.Tensor:
     """y = sum over the visited nodes of gelu(x . w_in[node] + b_in[node]) * w_out[node].
 
     x (..., H), w_in and w_out (P, N, H), b_in (P, N); returns the shape and dtype of x. Differentiable in
-    all four; the descent itself has no gradient. Raises `ConfigError` for shapes that do not fit and
+    all four; the descent itself has no gradient. Under autocast on a GPU all four are cast and the result has
+    autocast's dtype, as with `torch.nn.Linear`. Raises `ConfigError` for shapes that do not fit and
     `BackendError` for a backend that cannot run on x's device.
     """
     trees, nodes, hidden = w_in.shape
@@ -104,6 +117,9 @@ def cmm(
         )
     if nodes < 1 or (nodes + 1) & nodes:
         raise ConfigError(f"w_in has {nodes} nodes a tree; a balanced tree has 2^(depth+1) - 1")
+    # Here and not in the operator, so that the backward gets the converted weights and compiled graphs the casts.
+    if dtype := _autocast_dtype(x.device.type, x.dtype):
+        x, w_in, b_in, w_out = x.to(dtype), w_in.to(dtype), b_in.to(dtype), w_out.to(dtype)
     rows = x if x.ndim == 2 else x.reshape(-1, hidden)
     if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         # Calling an operator would load torch._dynamo, 1.2 s of a start, and cost 15 us each time.
@@ -111,6 +127,13 @@ def cmm(
     else:
         y, _, _ = torch.ops.ufbert.cmm(rows, w_in, b_in, w_out, backend)
     return y if x.ndim == 2 else y.reshape(x.shape)
+
+
+def _autocast_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype | None:
+    """The dtype that autocast wants for x and weights, if it is on; none on a CPU, where few weights are read."""
+    if device_type != "cuda" or dtype == torch.float64 or not torch.is_autocast_enabled("cuda"):
+        return None
+    return torch.get_autocast_dtype("cuda")
 
 
 def _infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str) -> torch.Tensor:

@@ -74,7 +74,7 @@ class FFF(nn.Module):
             nn.init.zeros_(self.b_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., H) of any floating dtype -> the same shape and dtype."""
+        """x (..., H) of any floating dtype -> the same shape and dtype; on a GPU under autocast its dtype."""
         y = cmm(x, self.w_in, self.b_in, self.w_out, self._backend)
         return y if self.b_out is None else y + self.b_out.to(y.dtype)
 
