@@ -41,7 +41,7 @@ LIMITS: dict[str, Any] = {
     "gigabytes_per_second": {"L1": 200.0, "L2": 100.0, "L3": 50.0, "DRAM": 10.0},
 }
 # Not timed here: compilation takes seconds.
-COMPILED = ("torch-compiled", "torch-autotuned")
+COMPILED = ("torch-compiled", "torch-autotuned", "torch-compiled-tf32", "torch-autotuned-tf32")
 
 
 def tiny(**options: Any) -> BenchmarkSettings:

@@ -22,7 +22,8 @@ def affordable_layers(settings: BenchmarkSettings, device: torch.device) -> int:
     """The layers to cycle through: as many as asked for, or as fit into half of the memory."""
     shape = settings.shape
     item = max(getattr(torch, name).itemsize for name in settings.dtypes)
-    copies = 1 + sum(implementation.copies for implementation in DENSE if implementation.default)
+    timed = (i for i in DENSE if device.type in i.devices and device.type in i.default_on)
+    copies = 1 + sum(implementation.copies for implementation in timed)
     one = 2 * shape.hidden_size * item * (copies * shape.intermediate_size + shape.neurons_available)
     if device.type == "cuda":
         memory: int | None = torch.cuda.mem_get_info(device)[1]

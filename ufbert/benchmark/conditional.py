@@ -11,6 +11,7 @@ from ufbert.cmm import cmm
 from ufbert.fff import FFF, masked_dense_fff
 
 from .dense import from_numpy, to_numpy
+from .gpu_layers import naive, no_gpu_kernels, no_kernels_on
 from .implementations import Function, Implementation, Situation, differentiated
 from .operands import TreeWeights
 
@@ -125,15 +126,22 @@ CONDITIONAL = (
         about="the paper's PyTorch formulation: gathered rows in batched products",
     ),
     Implementation(
-        name="torch-masked", layer="fff", prepare=masked, all_neurons=True, default=False,
+        name="torch-masked", layer="fff", prepare=masked, all_neurons=True, default_on=(),
         about="the paper's training code: all neurons computed, then masked",
     ),
-    Implementation(name="ufbert", layer="fff", prepare=layer, about="ours: the FFF module, fastest backend"),
+    Implementation(
+        name="cuda-naive", layer="fff", prepare=naive, devices=("cuda",), directions=("forward",),
+        missing=no_gpu_kernels, about="the paper's GPU kernel: a thread to a token, reading value by value",
+    ),
+    Implementation(
+        name="ufbert", layer="fff", prepare=layer, missing_on=no_kernels_on,
+        about="ours: the FFF module, fastest backend",
+    ),
     Implementation(
         name="ufbert-kernel", layer="fff", about="ours: the Numba kernels without module or operator", **_KERNEL
     ),
     Implementation(
-        name="path-ufbert", layer="fff", role="control", prepare=layer,
+        name="path-ufbert", layer="fff", role="control", prepare=layer, missing_on=no_kernels_on,
         about="control: our layer with one path's neurons as trees of depth 0, so nothing is decided",
     ),
 )  # fmt: skip

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from .implementations import Function, Implementation, Situation, differentiated
 from .operands import DenseWeights
+from .tensor_float import in_tf32
 
 __all__ = ["DENSE", "no_compiler"]
 
@@ -43,6 +44,33 @@ def autotuned(weights: DenseWeights, situation: Situation) -> Function:
 
 def _compile(mode: str) -> Any:
     return torch.compile(linear_gelu_linear, dynamic=False, fullgraph=True, mode=mode)
+
+
+def linear_gelu_linear_in_tf32(
+    x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor
+) -> torch.Tensor:
+    """As `linear_gelu_linear`; torch.compile keeps what it compiled by function, and this one has other products."""
+    return F.linear(F.gelu(F.linear(x, w_in, b_in)), w_out)
+
+
+def eager_tf32(weights: DenseWeights, situation: Situation) -> Function:
+    """`eager` with TF32."""
+    return in_tf32(eager(weights, situation))
+
+
+def compiled_tf32(weights: DenseWeights, situation: Situation) -> Function:
+    """`compiled` with TF32."""
+    return _compile_tf32("default", weights, situation)
+
+
+def autotuned_tf32(weights: DenseWeights, situation: Situation) -> Function:
+    """`autotuned` with TF32."""
+    return _compile_tf32("max-autotune-no-cudagraphs", weights, situation)
+
+
+def _compile_tf32(mode: str, weights: DenseWeights, situation: Situation) -> Function:
+    forward: Any = torch.compile(linear_gelu_linear_in_tf32, dynamic=False, fullgraph=True, mode=mode)
+    return in_tf32(differentiated(forward, weights, situation.direction))
 
 
 def onednn_prepacked(weights: DenseWeights, situation: Situation) -> Function:
@@ -157,6 +185,7 @@ _BLAS: dict[str, Any] = {
     "convert": to_numpy, "restore": from_numpy,
 }  # fmt: skip
 _PACKED: dict[str, Any] = {"layer": "ff", "level": 3, "devices": ("cpu",), "directions": ("forward",), "copies": 1.0}
+_TF32: dict[str, Any] = {"layer": "ff", "level": 3, "devices": ("cuda",), "dtypes": ("float32",), "tf32": True}
 
 DENSE = (
     Implementation(
@@ -178,8 +207,19 @@ DENSE = (
         about="the same through torch.compile",
     ),
     Implementation(
-        name="torch-autotuned", layer="ff", level=3, prepare=autotuned, missing=no_compiler, default=False,
+        name="torch-autotuned", layer="ff", level=3, prepare=autotuned, missing=no_compiler, default_on=("cuda",),
         about="the same through torch.compile with max-autotune (minutes of compilation)",
+    ),
+    Implementation(
+        name="torch-eager-tf32", prepare=eager_tf32, about="torch-eager with TF32 products", **_TF32
+    ),
+    Implementation(
+        name="torch-compiled-tf32", prepare=compiled_tf32, missing=no_compiler,
+        about="torch-compiled with TF32 products", **_TF32,
+    ),
+    Implementation(
+        name="torch-autotuned-tf32", prepare=autotuned_tf32, missing=no_compiler,
+        about="torch-autotuned with TF32 products", **_TF32,
     ),
     Implementation(
         name="onednn-prepacked", prepare=onednn_prepacked, missing=_no_onednn,

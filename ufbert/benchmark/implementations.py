@@ -72,14 +72,18 @@ class Implementation:
     """Memory that `prepare` takes for itself, as a multiple of the weights'."""
     gathers: bool = False
     """It copies the rows of the visited neurons for each token."""
-    default: bool = True
-    """Timed without being asked for by name."""
+    default_on: tuple[str, ...] = ("cpu", "cuda")
+    """Devices on which it is timed without being asked for by name."""
+    tf32: bool = False
+    """It rounds the operands of float32 products to TF32, which is compared apart."""
     convert: Callable[[Any], Any] = field(default=lambda x: x)
     """Input tensor (in training: x and the output's gradient) -> what the function takes; not timed."""
     restore: Callable[[Any], Any] = field(default=lambda y: y)
     """What the function returned -> tensors; not timed."""
     missing: Callable[[], str | None] = field(default=lambda: None)
     """Why this machine cannot run it, or None."""
+    missing_on: Callable[[torch.device], str | None] = field(default=lambda _device: None)
+    """The same for a device that it runs on elsewhere."""
 
     @property
     def full_name(self) -> str:
@@ -106,12 +110,12 @@ def available(
     chosen, absent = [], []
     for implementation in everything:
         wanted = not {implementation.name, implementation.full_name}.isdisjoint(names)
-        if not (wanted if names else implementation.default):
+        if not (wanted if names else device.type in implementation.default_on):
             continue
         if direction not in implementation.directions or device.type not in implementation.devices:
             continue
         reason = None if dtype in implementation.dtypes else f"has no {dtype}"
-        reason = reason or implementation.missing()
+        reason = reason or implementation.missing() or implementation.missing_on(device)
         if reason:
             absent.append(
                 Absent(layer=implementation.layer, implementation=implementation.name, dtype=dtype, reason=reason)

@@ -31,6 +31,8 @@ __all__ = ["LayerBenchmark"]
 
 # A call of an implementation that works token by token gets as many tokens as take about this long.
 PER_TOKEN_CALL_SECONDS = 0.02
+# Of those tokens at least so many on a GPU, which fewer would leave idle.
+GPU_TOKENS = 1024
 
 # A call that copies rows for each token may take this share of the budget. No dense layer is ever left out for
 # its time: what it is compared with would be slower.
@@ -141,14 +143,19 @@ class LayerBenchmark:
         before = self.blas_setting(entry.implementation, entry.tokens)
         warm = Contestant((entry, "warm"), entry.functions[:1], inputs, before)
         calibrate(warm, self.clock)
+        found = [warm]
+        if self.device.type == "cuda":
+            flushed = Contestant((entry, "flushed"), entry.functions[:1], inputs, before, flushed=True)
+            calibrate(flushed, self.clock)
+            found.append(flushed)
         if self.layers == 1:
-            return [warm]
+            return found
         cycled = Contestant((entry, "cycled"), entry.functions, inputs, before)
         if warm.seconds_per_call > LONG_CALL_SECONDS:
             cycled.seconds_per_call = warm.seconds_per_call  # near enough, and a call is dear
         else:
             calibrate(cycled, self.clock)
-        return [warm, cycled]
+        return [*found, cycled]
 
     def blas_setting(self, implementation: Implementation, tokens: int) -> Callable[[], None]:
         """Sets the threads inside BLAS for an implementation: one, if tokens are spread over threads outside."""
@@ -168,7 +175,7 @@ class LayerBenchmark:
         weights = operands[implementation.layer, implementation.role]
         tokens = batch
         if implementation.per_token:
-            tokens = min(batch, 4 * self.threads.threads)
+            tokens = min(batch, GPU_TOKENS if self.device.type == "cuda" else 4 * self.threads.threads)
         wrong = False
         try:
             check_memory(implementation, weights, tokens, self.settings.direction, self.device)
@@ -177,6 +184,8 @@ class LayerBenchmark:
             first = implementation.convert(next(pool.batches(tokens)))
             started = time.monotonic()
             result = functions[0](first)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
             seconds = time.monotonic() - started
             check = checker.check(implementation, implementation.restore(result), tokens)
             reason, wrong = check.failure, bool(check.failure)
@@ -263,13 +272,15 @@ class LayerBenchmark:
             checked_tokens=check.tokens,
             largest_error=check.error,
             diverted_tokens=check.diverted,
+            tf32=implementation.tf32,
             limits=share_of_limit(
                 traffic,
                 spread.median,
-                name,
+                "tf32" if implementation.tf32 else name,
                 2 * neurons * shape.hidden_size * item_bytes * layers,
                 self.limits,
                 passes=3.0 if training else 1.0,
+                flushed=kind == "flushed",
             ),
         )
 

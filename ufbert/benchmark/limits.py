@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .gpu_limits import measure_gpu
 from .machine import cache_sizes, physical_memory
 from .settings import Shape
 from .timing import Clock
@@ -14,7 +15,6 @@ from .timing import Clock
 __all__ = ["Traffic", "measure_limits", "share_of_limit"]
 
 MATRIX_SIDE = 1024
-GPU_MATRIX_SIDE = 8192
 REPETITIONS = 8
 MEMORY_BYTES = 512 << 20
 
@@ -25,11 +25,10 @@ def measure_limits(device: torch.device, dtypes: tuple[str, ...], threads: int) 
     Takes about a second. The caches' figures are of one read loop over half a cache by each thread.
     """
     limits: dict[str, Any] = {"threads": threads, "gigaflops": {}, "gigabytes_per_second": {}}
+    if device.type == "cuda":
+        return {**limits, **measure_gpu(device, dtypes)}
     for name in dtypes:
         limits["gigaflops"][name] = round(_matrix_product(device, getattr(torch, name)), 1)
-    if device.type == "cuda":
-        limits["gigabytes_per_second"]["DRAM"] = round(_device_read(device), 1)
-        return limits
     from ufbert.numba_kernels.memory_probe import read_bandwidth
 
     sizes = cache_sizes()
@@ -45,32 +44,24 @@ def measure_limits(device: torch.device, dtypes: tuple[str, ...], threads: int) 
 
 def _matrix_product(device: torch.device, dtype: torch.dtype) -> float:
     """GFLOP/s of a square product by whichever library is fastest here."""
-    side = GPU_MATRIX_SIDE if device.type == "cuda" else MATRIX_SIDE
+    side = MATRIX_SIDE
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     products: list[Callable[[Any], Any]] = [lambda x: x @ b]
-    if device.type == "cpu":
-        if torch.backends.mkldnn.is_available():
-            ops = torch.ops.mkldnn
-            packed = ops._reorder_linear_weight(b, side)
-            products.append(lambda x: ops._linear_pointwise(x, packed, None, "none", [], ""))
-        if dtype == torch.float32:
-            from scipy.linalg.blas import sgemm
+    if torch.backends.mkldnn.is_available():
+        ops = torch.ops.mkldnn
+        packed = ops._reorder_linear_weight(b, side)
+        products.append(lambda x: ops._linear_pointwise(x, packed, None, "none", [], ""))
+    if dtype == torch.float32:
+        from scipy.linalg.blas import sgemm
 
-            matrix = b.numpy().T
-            products.append(lambda x: sgemm(1.0, matrix, x.numpy().T))
+        matrix = b.numpy().T
+        products.append(lambda x: sgemm(1.0, matrix, x.numpy().T))
     clock = Clock(device)
     best = float("inf")
     for product in products:
         clock.time([(product, a)])
         best = min(best, *(clock.time([(product, a)]) for _ in range(REPETITIONS)))
     return 2 * side**3 / best / 1e9
-
-
-def _device_read(device: torch.device) -> float:
-    values = torch.ones(MEMORY_BYTES, device=device)
-    clock = Clock(device)
-    clock.time([(torch.sum, values)])
-    return values.nbytes / min(clock.time([(torch.sum, values)]) for _ in range(REPETITIONS)) / 1e9
 
 
 class Traffic:
@@ -85,17 +76,24 @@ class Traffic:
 
 
 def share_of_limit(
-    traffic: Traffic, seconds: float, dtype: str, working_set: int, limits: dict[str, Any], passes: float = 1.0
+    traffic: Traffic,
+    seconds: float,
+    dtype: str,
+    working_set: int,
+    limits: dict[str, Any],
+    passes: float = 1.0,
+    flushed: bool = False,
 ) -> dict[str, Any]:
     """Achieved GFLOP/s and GB/s, and the larger of the two shares of what was measured as possible.
 
-    `working_set` are the bytes in turn, which tell the level of the memory that holds them. `passes` is 3 for
-    forward and backward. A share above 1 means that the method reads less than assumed: tokens share rows.
+    `working_set` are the bytes in turn, which tell the level of the memory that holds them, unless they were
+    `flushed` from all caches. `passes` is 3 for forward and backward. A share above 1 means that the method reads
+    less than assumed: tokens share rows.
     """
     gigaflops = passes * traffic.operations / seconds / 1e9
     gigabytes = passes * traffic.bytes / seconds / 1e9
     bandwidth = limits["gigabytes_per_second"]
-    sizes = cache_sizes()
+    sizes = {} if flushed else limits.get("cache_bytes") or cache_sizes()
     level = next((name for name, size in sizes.items() if working_set <= size and name in bandwidth), "DRAM")
     compute = gigaflops / limits["gigaflops"][dtype]
     memory = gigabytes / bandwidth[level]

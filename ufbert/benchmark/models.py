@@ -17,6 +17,7 @@ from ufbert.memory import check_training_memory
 from ufbert.text.masking import mask_tokens
 
 from .dense import no_compiler
+from .gpu_layers import no_kernels_on
 from .implementations import Absent
 from .model_paths import describe_paths
 from .model_runner import VARIANTS, Runner, Variant
@@ -82,6 +83,10 @@ class ModelBenchmark:
                     layer = "ff" if variant.feedforward == "dense" else "fff"
                     self.absent.append(Absent(layer=layer, implementation=variant.name, dtype="", reason=reason))
             chosen = [v for v in chosen if not v.compiled]
+        if reason := no_kernels_on(self.device):
+            ours = [v for v in chosen if v.feedforward == "fff" and v.backend == "auto"]
+            self.absent += [Absent(layer="fff", implementation=v.name, dtype="", reason=reason) for v in ours]
+            chosen = [v for v in chosen if v not in ours]
         return chosen
 
     def run(self) -> None:

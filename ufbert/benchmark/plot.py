@@ -24,11 +24,13 @@ COLOURS = {
     "blas-dot-axpy": "#009E73",
     "blas-gemv": "#CC79A7",
     "torch-masked": "#D55E00",
+    "cuda-naive": "#F0E442",
 }
 LABELS = {
     "ufbert": "ours",
     "ufbert-kernel": "ours, kernel alone",
     "torch-bmm": "PyTorch BMM",
+    "cuda-naive": "naive CUDA",
     "blas-dot-axpy": "BLAS Level 1",
     "blas-gemv": "BLAS Level 2",
     "torch-masked": "masked dense",
@@ -121,7 +123,7 @@ def draw_speedups(axis: Any, report: Report, dtype: str) -> None:
     order = list(COLOURS)
     names = sorted({r.implementation for r in results}, key=lambda n: order.index(n) if n in order else 99)
     for name in names:
-        for weights, line in (("warm", "-"), ("cycled", (0, (2.5, 1.5)))):
+        for weights, line in (("warm", "-"), ("cycled", (0, (2.5, 1.5))), ("flushed", (0, (1.0, 1.0)))):
             row = sorted(
                 (r for r in results if (r.implementation, r.weights) == (name, weights)), key=lambda r: r.batch
             )

@@ -101,13 +101,20 @@ def _walk(x: torch.Tensor, weights: TreeWeights, dtype: torch.dtype) -> Walk:
 
 
 def check_output(
-    y: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype, margin: torch.Tensor | None = None
+    y: torch.Tensor,
+    expected: torch.Tensor,
+    dtype: torch.dtype,
+    margin: torch.Tensor | None = None,
+    tolerance: float | None = None,
 ) -> Check:
-    """Compare outputs (tokens, H) with the reference's; `margin` excuses tokens whose path hung on rounding."""
+    """Compare outputs (tokens, H) with the reference's; `margin` excuses tokens whose path hung on rounding.
+
+    `tolerance` is the dtype's own by default.
+    """
     tokens = expected.shape[0]
     if y.shape != expected.shape:
         return Check(tokens, float("nan"), 0, f"shape {tuple(y.shape)} instead of {tuple(expected.shape)}")
-    tolerance = TOLERANCE[dtype]
+    tolerance = tolerance or TOLERANCE[dtype]
     error = (y.double() - expected).norm(dim=1) / expected.norm(dim=1).clamp(min=1e-300)
     wrong = ~(error <= tolerance)  # NaN is wrong
     close = torch.zeros_like(wrong) if margin is None else near_tie(margin, y.shape[1], dtype)

@@ -48,7 +48,8 @@ class Result:
     batch: int
     direction: str
     weights: str
-    """`warm`: one layer over and over; `cycled`: one layer after the other, as a model does."""
+    """`warm`: one layer over and over; `cycled`: one layer after the other, as a model does; `flushed`: one layer
+    on a GPU whose L2 cache is overwritten before each call."""
     layers: int
     """Layers in the cycle."""
     trees: int | None
@@ -69,10 +70,16 @@ class Result:
     """Largest relative error of a token against float64."""
     diverted_tokens: int
     """Tokens checked that took another path, at a logit within rounding of zero."""
+    tf32: bool = False
+    """Whether float32 products are made in TF32; the dense ones that are do not count for `speedup_over_dense`."""
     limits: dict[str, Any] = field(default_factory=dict)
     speedup_over_dense: float | None = None
     """Against the fastest dense implementation at this batch, dtype and kind of weights."""
     fastest_dense: str | None = None
+    """That implementation."""
+    speedup_over_dense_tf32: float | None = None
+    """Against the fastest dense implementation in TF32, where there is one."""
+    fastest_dense_tf32: str | None = None
     """That implementation."""
     speedup_over_same_method: float | None = None
     """Against the dense layer by the implementation of the same name."""
@@ -107,7 +114,13 @@ def compare(results: Sequence[Result]) -> None:
     for result in results:
         groups.setdefault((result.dtype, result.batch, result.weights), []).append(result)
     for group in groups.values():
-        dense = [r for r in group if r.layer == "ff" and r.role == "subject"]
+        everything = [r for r in group if r.layer == "ff" and r.role == "subject"]
+        if rounded := [r for r in everything if r.tf32]:
+            fastest = min(rounded, key=lambda r: r.microseconds_per_token)
+            for result in group:
+                result.fastest_dense_tf32 = fastest.implementation
+                result.speedup_over_dense_tf32 = fastest.microseconds_per_token / result.microseconds_per_token
+        dense = [r for r in everything if not r.tf32]
         if not dense:
             continue
         fastest = min(dense, key=lambda r: r.microseconds_per_token)

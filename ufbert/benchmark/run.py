@@ -24,6 +24,7 @@ from .plot import check_plot, draw
 from .results import WIDE_SPREAD, Report
 from .settings import BenchmarkSettings
 from .tables import show
+from .tensor_float import tf32
 from .timing import Budget, Threads
 
 __all__ = ["measure", "run_benchmark"]
@@ -71,7 +72,7 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
     device = choose_device(settings.device)
     budget = Budget(settings.seconds)
     report = Report(settings, describe_machine(device))
-    with progress() as bar, Threads(settings.threads) as threads:
+    with progress() as bar, Threads(settings.threads) as threads, tf32(False):
         before = cpu_times()
         time.sleep(LOOK_SECONDS)
         quiet = foreign_share(before, cpu_times())

@@ -69,6 +69,13 @@ DEFAULT_BATCHES = {
     ("encoder", "forward"): (1, 16),
     ("training", "forward"): (8, 32),
 }
+# A GPU is not filled by fewer.
+GPU_BATCHES = {
+    ("layer", "forward"): (1, 128, 1024, 16384, 131072),
+    ("layer", "training"): (1024, 16384, 131072),
+    ("encoder", "forward"): (1, 16, 128),
+    ("training", "forward"): (32, 128),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +171,7 @@ class BenchmarkSettings:
             intermediate_size = int(chosen.get("intermediate_size", 0)) if as_preset else 0
             intermediate_size = intermediate_size or trees * node_count(depth)
         if not batches:
-            default = DEFAULT_BATCHES.get((subject, direction), (1,))
+            default = (GPU_BATCHES if device == "cuda" else DEFAULT_BATCHES).get((subject, direction), (1,))
             numbers = tuple(chosen.get("batches", default)) if subject == "layer" else default
         else:
             numbers = tuple(_whole_number(item) for item in _items(batches))

@@ -19,6 +19,11 @@ __all__ = ["show"]
 # Where the output is no terminal, lines are kept whole.
 FILE_WIDTH = 160
 ROLES = {"subject": 0, "control": 1}
+KINDS = {
+    "warm": "one layer over and over",
+    "flushed": "one layer, the GPU's L2 cache overwritten before each call",
+    "cycled": "cycling through {layers} layers",
+}
 
 
 def show(report: Report) -> None:
@@ -36,7 +41,7 @@ def show(report: Report) -> None:
     if lines := process_lines(report):
         console.print(lines, markup=False)
     for dtype in report.settings.dtypes:
-        for weights in ("warm", "cycled"):
+        for weights in KINDS:
             chosen = [r for r in report.results if (r.dtype, r.weights) == (dtype, weights)]
             if chosen:
                 console.print(time_table(chosen, report))
@@ -81,10 +86,7 @@ def describe(report: Report) -> str:
 def time_table(results: Sequence[Result], report: Report) -> Table:
     """Microseconds a token of every implementation, batch sizes as columns."""
     first = results[0]
-    if first.weights == "warm":
-        how = "one layer over and over"
-    else:
-        how = f"cycling through {first.layers} layers"
+    how = KINDS[first.weights].format(layers=first.layers)
     table = Table(title=f"Microseconds a token, {first.dtype}, {how}", title_justify="left", caption_justify="left")
     for name in ("layer", "implementation", "level"):
         table.add_column(name)
@@ -127,7 +129,8 @@ def time_cell(result: Result | None) -> str:
         return "-"
     value = result.microseconds_per_token
     text = f"{significant(value)} ±{50 * result.spread.relative:.0f}%"
-    if result.layer == "ff" and result.role == "subject" and result.implementation == result.fastest_dense:
+    fastest = (result.fastest_dense, result.fastest_dense_tf32)
+    if result.layer == "ff" and result.role == "subject" and result.implementation in fastest:
         return f"[bold]*{text}[/bold]"
     return text
 
@@ -143,7 +146,7 @@ def limit_cell(result: Result) -> str:
 def speedup_table(results: Sequence[Result]) -> Table:
     """In the manner of the paper's inference table: over the same method, over the fastest dense, of the bound."""
     first = results[0]
-    how = "one layer" if first.weights == "warm" else f"{first.layers} layers in turn"
+    how = KINDS[first.weights].format(layers=first.layers)
     table = Table(title=f"Speedup, measured, {first.dtype}, {how}", title_justify="left", caption_justify="left")
     for name in ("implementation", "level", "speedup"):
         table.add_column(name)
@@ -159,6 +162,9 @@ def speedup_table(results: Sequence[Result]) -> Table:
             table.add_row(name, level, "over the same method", *cells)
         cells = [times_cell(row[b].speedup_over_dense if b in row else None) for b in batches]
         table.add_row(name, level, "over the fastest dense *", *cells)
+        if any(r.speedup_over_dense_tf32 for r in row.values()):
+            cells = [times_cell(row[b].speedup_over_dense_tf32 if b in row else None) for b in batches]
+            table.add_row(name, level, "over the fastest dense in TF32 *", *cells)
         if role == "subject":
             cells = [percent_cell(row[b].share_of_bound if b in row else None) for b in batches]
             table.add_row(name, level, "share of the bound", *cells)

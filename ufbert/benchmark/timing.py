@@ -29,6 +29,9 @@ LEAST_LONG_ROUNDS = 3
 LONG_ROUND_SECONDS = 1.0
 MOST_ROUNDS = 60
 WARM_UP_SHARE = 0.25
+# Written over between calls that shall find nothing in a GPU's L2 cache; takes about 0.1 ms, uncounted.
+LEAST_FLOOD = 256 << 20
+MOST_FLUSHED_CALLS = 32
 # A call of this length has every weight in the cache it fits into for nearly all of its time.
 LONG_CALL_SECONDS = 0.1
 
@@ -85,10 +88,17 @@ class Clock:
     """Seconds that a sequence of calls takes on a device."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
+        self._flood: torch.Tensor | None = None
 
-    def time(self, calls: Sequence[Call]) -> float:
-        """Run the calls one after the other; a GPU is timed by its own events, from first to last kernel."""
+    def time(self, calls: Sequence[Call], *, flushed: bool = False) -> float:
+        """Run the calls one after the other; a GPU is timed by its own events, from first to last kernel.
+
+        `flushed` overwrites a GPU's L2 cache before each call, and counts the calls alone.
+        """
+        if flushed:
+            return self._time_flushed(calls)
         if self._cuda:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
@@ -103,6 +113,22 @@ class Clock:
             function(argument)
         return (time.perf_counter_ns() - started) / 1e9
 
+    def _time_flushed(self, calls: Sequence[Call]) -> float:
+        if self._flood is None:
+            cache = torch.cuda.get_device_properties(self._device).L2_cache_size
+            self._flood = torch.empty(max(LEAST_FLOOD, 4 * cache), dtype=torch.uint8, device=self._device)
+        pairs = []
+        torch.cuda.synchronize()
+        for function, argument in calls:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self._flood.zero_()
+            begin.record()
+            function(argument)
+            end.record()
+            pairs.append((begin, end))
+        torch.cuda.synchronize()
+        return sum(float(begin.elapsed_time(end)) for begin, end in pairs) / 1e3
+
 
 @dataclass
 class Contestant:
@@ -115,6 +141,8 @@ class Contestant:
     """Used in turn; the number of layers and of inputs need not divide each other."""
     before: Callable[[], None] = field(default=lambda: None)
     """Called before each sample, untimed."""
+    flushed: bool = False
+    """Whether a GPU's L2 cache is overwritten before each call."""
     seconds_per_call: float = 0.0
     """Estimate, by `calibrate`."""
     samples: list[float] = field(default_factory=list)
@@ -153,14 +181,16 @@ class Spread:
 def calibrate(contestant: Contestant, clock: Clock) -> None:
     """Warm up, estimate the time of a call, and set how many make a sample."""
     contestant.before()
-    seconds = clock.time(contestant.calls(1))
+    most = MOST_FLUSHED_CALLS if contestant.flushed else None
+    seconds = clock.time(contestant.calls(1), flushed=contestant.flushed)
     if seconds < LONG_CALL_SECONDS:
-        seconds = clock.time(contestant.calls(1))
+        seconds = clock.time(contestant.calls(1), flushed=contestant.flushed)
     if seconds < SAMPLE_SECONDS / 2:
-        number = max(2, min(100, int(SAMPLE_SECONDS / max(seconds, 1e-7) / 4)))
-        seconds = clock.time(contestant.calls(number)) / number
+        number = max(2, min(most or 100, int(SAMPLE_SECONDS / max(seconds, 1e-7) / 4)))
+        seconds = clock.time(contestant.calls(number), flushed=contestant.flushed) / number
     contestant.seconds_per_call = seconds
-    contestant.calls_per_sample = max(1, int(SAMPLE_SECONDS / max(seconds, 1e-7)))
+    number = max(1, int(SAMPLE_SECONDS / max(seconds, 1e-7)))
+    contestant.calls_per_sample = min(number, most or number)
 
 
 def race(
@@ -183,9 +213,9 @@ def race(
             for contestant in contestants:
                 contestant.before()
                 if warm_up := _warm_up(contestant):
-                    clock.time(contestant.calls(warm_up))
+                    clock.time(contestant.calls(warm_up), flushed=contestant.flushed)
                 calls = contestant.calls(contestant.calls_per_sample)
-                contestant.samples.append(clock.time(calls) / len(calls))
+                contestant.samples.append(clock.time(calls, flushed=contestant.flushed) / len(calls))
             advance(done + 1, rounds)
     finally:
         if collecting:
