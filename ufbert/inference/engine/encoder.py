@@ -27,10 +27,12 @@ MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], PackedLinear | Int8Li
 class PackedFeedforward(nn.Module):
     """The dense feedforward layer with GELU built into the first product."""
 
-    def __init__(self, feedforward: DenseFeedforward, activation: str, make: MakeLinear) -> None:
+    def __init__(self, feedforward: DenseFeedforward, activation: str, dtype: torch.dtype, make: MakeLinear) -> None:
         super().__init__()
         self.linear_in = make(feedforward.linear_in.weight, feedforward.linear_in.bias)
-        self.linear_out = make(feedforward.linear_out.weight, feedforward.linear_out.bias)
+        # Activations have few large values, which a scale of 8 bits cannot serve along with the many small ones:
+        # int8 here moved MiniLM's sentence embeddings by 2 % in cosine.
+        self.linear_out = PackedLinear(feedforward.linear_out.weight, feedforward.linear_out.bias, dtype)
         self.fused = "gelu" if activation == "gelu" else "none"
         self.activation = None if activation == "gelu" else ACTIVATIONS[activation]
 
@@ -62,7 +64,7 @@ class PackedLayer(nn.Module):
         if isinstance(layer.feedforward, FFF):
             self.feedforward: FFF | PackedFeedforward = layer.feedforward.to(dtype)
         else:
-            self.feedforward = PackedFeedforward(layer.feedforward, activation, make)
+            self.feedforward = PackedFeedforward(layer.feedforward, activation, dtype, make)
 
     def forward(self, x: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         """x (total, H) -> (total, H); x itself may be overwritten."""
