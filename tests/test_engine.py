@@ -65,7 +65,7 @@ def test_float32_is_the_encoder(tiny_config: UltraFastBertConfig, variant: str, 
     assert not result[~mask.bool()].any()
 
 
-@pytest.mark.skipif(not packs(), reason="without oneDNN the BLAS behind torch decides")
+@pytest.mark.usefixtures("steady_products")
 def test_a_texts_states_do_not_depend_on_its_batch(tiny_config: UltraFastBertConfig) -> None:
     encoder = packed(make(tiny_config, hidden_size=64, max_position_embeddings=64), "float32")
     ids, mask, _ = batch([60, 41, 41, 17, 9, 9, 9, 2])

@@ -24,7 +24,6 @@ from ufbert import (
 )
 from ufbert.errors import CheckpointError, ConfigError, DataError
 from ufbert.inference.engine import PackedEncoder
-from ufbert.inference.engine.linear import packs
 from ufbert.text.batching import Example, encode_window, length_batches, windows
 from ufbert.text.tokenization import encode_batch, load_tokenizer
 
@@ -194,7 +193,7 @@ def test_the_checkpoint_says_how_to_embed(tmp_path: Path, tiny_checkpoints: dict
     assert (plain.pooling, plain.normalize) == ("mean", False)
 
 
-@pytest.mark.skipif(not packs(), reason="without oneDNN the BLAS behind torch decides about the last bits")
+@pytest.mark.usefixtures("steady_products")
 @pytest.mark.parametrize(("batch_size", "threads"), [(2, 1), (7, 2), (100, 3), (None, 1), (None, 2)])
 def test_float32_results_do_not_hang_on_batches_order_or_threads(
     tiny_checkpoints: dict[str, Path], batch_size: int | None, threads: int

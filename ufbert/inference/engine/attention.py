@@ -14,6 +14,7 @@ __all__ = ["Group", "PackedAttention"]
 # Beyond that the (length, length) weights of a head leave the caches.
 LONGEST_BY_PRODUCTS = 512
 SHORT_ROWS = 64
+ALIGNED_ITEMS = 16
 
 Group = tuple[int, int]
 """Number of neighbouring texts, and their common length."""
@@ -55,6 +56,8 @@ def _attend(qkv: torch.Tensor, texts: int, length: int, heads: int) -> torch.Ten
         weights = weights.float().softmax(-1).bfloat16() if length < SHORT_ROWS else weights.softmax(-1)
         context = torch.bmm(weights, value).view(texts, heads, length, size)
     else:
-        query, key, value = split
-        context = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        # The BLAS within gives other last bits where a row does not begin with a cache line: zeros see to that.
+        gap = -size % ALIGNED_ITEMS
+        query, key, value = F.pad(split, (0, gap)) if gap else split
+        context = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
     return context.transpose(1, 2).reshape(texts * length, heads * size)
