@@ -41,9 +41,11 @@ def prepare(
         for name, child in list(model.named_children()):
             if isinstance(child, UltraFastBertModel):
                 setattr(model, name, PackedEncoder(child, dtype, make).eval())
-            elif isinstance(child, nn.Linear) and precision != "float32":
-                # The decoder's rows over the vocabulary; small heads stay in float32.
+            elif isinstance(child, nn.Linear):
+                # The decoder, with its rows over the vocabulary.
                 setattr(model, name, pack(child.weight, child.bias))
+            else:
+                _pack_small(child)
     return model
 
 
@@ -59,3 +61,10 @@ def _convert(model: PretrainedModel, precision: str) -> None:
             for name in ("w_in", "b_in", "w_out"):
                 tree = getattr(module, name).detach().to(torch.bfloat16)
                 setattr(module, name, nn.Parameter(tree, requires_grad=False))
+
+
+def _pack_small(head: nn.Module) -> None:
+    """Small layers stay in float32."""
+    for name, child in list(head.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(head, name, PackedLinear(child.weight, child.bias, torch.float32))
