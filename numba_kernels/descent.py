@@ -12,9 +12,9 @@ are in the first-level cache, 24 ns from the second, 31 from the third, 80 from 
   every other time and throw away the loads for the next tokens that the processor has under way.
 - Fewer than `FEWEST_TOGETHER` tokens share too little. They are queued by level and walk on in eights, each
   with a row of its own, two sets of four by turns, so that reads of one set hide the waiting of the other.
-- More tokens than fit into a cache first go down `depth_of_blocks` levels in blocks that do fit; then all of
-  them are sorted by the node reached, and each node's tokens go on alone. x is read twice from memory rather
-  than once for each pair of levels.
+- More tokens than fit into a cache first go down the top levels in blocks that do fit; then all of them are
+  sorted by the node reached, and each node's tokens go on alone. x is read twice from memory rather than once
+  for each pair of levels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .vectors import prefetch
 __all__ = ["route", "routing_space"]
 
 FEWEST_TOGETHER = 8
-# Tokens of a block: 128 rows of 768 float32 are 384 KB, within a second-level cache.
+# Rows of x in a block: 85 of 768 float32, a quarter of a second-level cache.
 BLOCK_BYTES = 1 << 18
 CACHE_LINE = 64
 # Tokens whose rows are asked for ahead of their turn, where they come from memory.
