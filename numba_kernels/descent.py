@@ -10,8 +10,7 @@ are in the first-level cache, 24 ns from the second, 31 from the third, 80 from 
   much arithmetic again, of which there is enough.
 - The decisions are computed, not branched upon. They are as good as random: a branch would be mispredicted
   every other time and throw away the loads for the next tokens that the processor has under way.
-- Fewer than `FEWEST_TOGETHER` tokens share too little. They are queued by level and walk on in eights, each
-  with a row of its own, two sets of four by turns, so that reads of one set hide the waiting of the other.
+- Fewer than `FEWEST_TOGETHER` tokens share too little. They are queued by level and walk on in eights.
 - More tokens than fit into a cache first go down the top levels in blocks that do fit; then all of them are
   sorted by the node reached, and each node's tokens go on alone. x is read twice from memory rather than once
   for each pair of levels.
@@ -24,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from .compilation import kernel
-from .products import dots_1x1, dots_1x4, dots_3x2, dots_pairwise_4
+from .products import dots_1x1, dots_1x4, dots_3x2
 from .vectors import prefetch
+from .walk import LEAF_PLACE, LOGIT_PLACE, NODE, ROOT, TOKEN, WALKERS, walk
 
 __all__ = ["route", "routing_space"]
 
@@ -38,49 +38,9 @@ AHEAD = 2
 
 
 @kernel
-def _walk_queued(
-    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
-    queue: Any, count: int, level: int, levels: int, logits_td: Any, leaves_t: Any, out: Any,
-) -> None:  # fmt: skip
-    """The queued (token, node) pairs, up to eight, from `level` to the leaf."""
-    out_at = out.ctypes.data
-    if count == 1:
-        t = queue[0, 0]
-        node = queue[0, 1]
-        for d in range(level, levels):
-            dots_1x1(like, (x_at + t * row,), (w_at + node * row,), hidden, out_at)
-            logit = out[0] + b_n[node]
-            logits_td[t, d] = logit
-            leaves_t[t] = node
-            node = 2 * node + 1 + np.int64(logit > 0)
-        return
-    for i in range(count, 8):
-        queue[i, 0] = queue[count - 1, 0]
-        queue[i, 1] = queue[count - 1, 1]
-    sets = 2 if count > 4 else 1
-    for d in range(level, levels):
-        for one in range(sets):
-            q = queue[4 * one : 4 * one + 4]
-            dots_pairwise_4(
-                like,
-                (x_at + q[0, 0] * row, x_at + q[1, 0] * row, x_at + q[2, 0] * row, x_at + q[3, 0] * row),
-                (w_at + q[0, 1] * row, w_at + q[1, 1] * row, w_at + q[2, 1] * row, w_at + q[3, 1] * row),
-                hidden,
-                out_at,
-            )
-            for i in range(4):
-                t = q[i, 0]
-                node = q[i, 1]
-                logit = out[i] + b_n[node]
-                logits_td[t, d] = logit
-                leaves_t[t] = node
-                q[i, 1] = 2 * node + 1 + np.int64(logit > 0)
-
-
-@kernel
 def _one_level(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
-    order_t: Any, low: int, high: int, node: int, level: int, logits_td: Any, leaves_t: Any, out: Any,
+    order_t: Any, low: int, high: int, node: int, level: int, logits: Any, width: int, leaves_t: Any, out: Any,
 ) -> None:  # fmt: skip
     """The tokens order_t[low:high] at `node`, a leaf."""
     out_at = out.ctypes.data
@@ -106,7 +66,7 @@ def _one_level(
             dots_1x1(like, (x_at + order_t[i] * row,), (w,), hidden, out_at)
         for j in range(count):
             t = order_t[i + j]
-            logits_td[t, level] = out[j] + b_n[node]
+            logits[t * width + level] = out[j] + b_n[node]
             leaves_t[t] = node
         i += count
 
@@ -115,7 +75,7 @@ def _one_level(
 def _two_levels(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
     order_t: Any, low: int, high: int, node: int, level: int,
-    logits_td: Any, leaves_t: Any, choices_t: Any, spare_t: Any, ends: Any, out: Any, ahead: int,
+    logits: Any, width: int, leaves_t: Any, choices_t: Any, spare_t: Any, ends: Any, out: Any, ahead: int,
 ) -> None:  # fmt: skip
     """The tokens order_t[low:high] at `node` and the child each goes to; then they are ordered by grandchild.
 
@@ -139,8 +99,8 @@ def _two_levels(
             logit = out[3 * j] + b_n[node]
             right = np.int64(logit > 0)
             logit_of_child = out[3 * j + 1 + right] + b_n[child + right]
-            logits_td[t, level] = logit
-            logits_td[t, level + 1] = logit_of_child
+            logits[t * width + level] = logit
+            logits[t * width + level + 1] = logit_of_child
             leaves_t[t] = child + right
             choices_t[i + j] = 2 * right + np.int64(logit_of_child > 0)
     for choice in range(4):
@@ -162,7 +122,7 @@ def _two_levels(
 def _descend(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
     first: int, last: int, root: int, top: int, stop: int, levels: int, fewest: int, ahead: int,
-    order_t: Any, spare_t: Any, choices_t: Any, logits_td: Any, leaves_t: Any, reached_t: Any,
+    order_t: Any, spare_t: Any, choices_t: Any, logits: Any, width: int, leaves_t: Any, reached_t: Any,
     stack: Any, queues: Any, queued: Any, ends: Any, out: Any,
 ) -> None:  # fmt: skip
     """The tokens order_t[first:last] from the node `root` at level `top` down to level `stop`.
@@ -187,25 +147,27 @@ def _descend(
             continue
         if high - low < fewest:
             for i in range(low, high):
+                t = order_t[i]
                 count = queued[level]
-                queues[level, count, 0] = order_t[i]
-                queues[level, count, 1] = node
+                queue = queues[level]
+                queue[TOKEN, count] = x_at + t * row
+                queue[ROOT, count] = 0
+                queue[NODE, count] = node
+                queue[LOGIT_PLACE, count] = t * width + level
+                queue[LEAF_PLACE, count] = t
                 queued[level] = count + 1
-                if count == 7:
-                    _walk_queued(
-                        like, x_at, w_at, b_n, hidden, row,
-                        queues[level], 8, level, levels, logits_td, leaves_t, out,
-                    )  # fmt: skip
+                if count + 1 == WALKERS:
+                    walk(like, w_at, b_n, hidden, row, queue, WALKERS, levels - level, logits, leaves_t, out)
                     queued[level] = 0
             continue
         if level + 1 == levels:
             _one_level(
-                like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level, logits_td, leaves_t, out
+                like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level, logits, width, leaves_t, out
             )  # fmt: skip
             continue
         _two_levels(
             like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level,
-            logits_td, leaves_t, choices_t, spare_t, ends, out, ahead if level == top else 0,
+            logits, width, leaves_t, choices_t, spare_t, ends, out, ahead if level == top else 0,
         )  # fmt: skip
         for choice in range(3, -1, -1):
             start = low if choice == 0 else ends[choice - 1]
@@ -242,21 +204,22 @@ def routing_space(tokens: int, levels: int, like_logits: Any) -> Any:
         np.empty(tokens, np.int64),  # spare_t
         np.empty(tokens + 1, np.int64),  # choices_t
         np.empty((4 * levels + 4, 4), np.int64),  # stack
-        np.empty((levels, 8, 2), np.int64),  # queues
+        np.empty((levels, 5, WALKERS), np.int64),  # queues
         np.zeros(levels, np.int64),  # queued
         np.empty(4, np.int64),  # ends
-        np.empty(8, like_logits.dtype),  # out
+        np.empty(WALKERS, like_logits.dtype),  # out
     )
 
 
 @kernel
 def route(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, tokens: int, levels: int,
-    logits_td: Any, leaves_t: Any, order_t: Any, space: Any,
+    logits: Any, width: int, leaves_t: Any, order_t: Any, space: Any,
 ) -> None:  # fmt: skip
     """Tokens at `x_at` through one tree at `w_at`, rows of `row` bytes in the storage of `like`.
 
-    Writes the logits met (tokens, levels) and the leaf reached (tokens,); leaves in `order_t` the tokens
+    Writes the logits met to `logits`, where those of two tokens are `width` apart, and the leaf reached to
+    `leaves_t`; leaves in `order_t` the tokens
     ordered by leaf, but for the few that walked alone, which stand near their neighbours. `space` is
     `routing_space`'s.
     """
@@ -272,7 +235,7 @@ def route(
     if top == 0:
         _descend(
             like, x_at, w_at, b_n, hidden, row, 0, tokens, 0, 0, levels, levels, FEWEST_TOGETHER, 0,
-            order_t, spare_t, choices_t, logits_td, leaves_t, spare_t, stack, queues, queued, ends, out,
+            order_t, spare_t, choices_t, logits, width, leaves_t, spare_t, stack, queues, queued, ends, out,
         )  # fmt: skip
     else:
         reached_t = np.empty(tokens, np.int64)
@@ -280,7 +243,7 @@ def route(
             last = min(first + block, tokens)
             _descend(
                 like, x_at, w_at, b_n, hidden, row, first, last, 0, 0, top, levels, 0, AHEAD,
-                order_t, spare_t, choices_t, logits_td, leaves_t, reached_t, stack, queues, queued, ends, out,
+                order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
             )  # fmt: skip
         nodes = 1 << top
         node_ends = np.empty(nodes, np.int64)
@@ -292,12 +255,9 @@ def route(
                 _descend(
                     like, x_at, w_at, b_n, hidden, row, first, last, nodes - 1 + k, top, levels, levels,
                     FEWEST_TOGETHER, AHEAD,
-                    order_t, spare_t, choices_t, logits_td, leaves_t, reached_t, stack, queues, queued, ends, out,
+                    order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
                 )  # fmt: skip
             first = last
     for level in range(levels):
         if queued[level] > 0:
-            _walk_queued(
-                like, x_at, w_at, b_n, hidden, row,
-                queues[level], queued[level], level, levels, logits_td, leaves_t, out,
-            )  # fmt: skip
+            walk(like, w_at, b_n, hidden, row, queues[level], queued[level], levels - level, logits, leaves_t, out)

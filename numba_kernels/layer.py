@@ -4,9 +4,7 @@
 
 Everything comes as an address, since handing an array to a compiled kernel costs as much as routing a token.
 
-Adding up follows the order by leaf: neighbours share most of their path, so of a token's 12 rows two or three
-are new to the first-level cache. Twelve weights stay in registers while y is made in one sweep, in 0.1 us from
-that cache; y too large for the caches is written past them, which saves reading it first.
+Adding up follows the order by leaf; y too large for the caches is written past them, which saves reading it first.
 
 Letters: t tokens, p trees, n nodes of a tree, d levels (depth + 1).
 """
@@ -19,10 +17,10 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined,unused-ignore]
 
 from .activation import gelu_into
+from .adding import add_paths, round_rows
 from .compilation import kernel
 from .descent import route, routing_space
-from .products import weighted_sum
-from .vectors import fence, pointer_to, prefetch
+from .vectors import fence, pointer_to
 
 __all__ = ["forward_chunk"]
 
@@ -36,54 +34,6 @@ AHEAD_BYTES = 1024
 FEWEST_TOKENS_PER_BLOCK = 64
 MOST_TOKENS_PER_BLOCK = 1024
 ROWS_PER_SWEEP = 12
-
-
-@kernel
-def _add_paths(
-    like: Any, like_y: Any, w_at: int, tree: int, hidden: int, row: int, tokens: int, levels: int,
-    activations_tk: Any, leaves_pt: Any, order_t: Any, y_at: int, y_row: int, first: bool, stream: bool,
-) -> None:  # fmt: skip
-    """y of each token, in the order given, (+)= the rows of its paths weighted by its activations.
-
-    The trees at `w_at`, `tree` bytes apart, are those of `leaves_pt`; k counts their levels, tree by tree.
-    """
-    trees = leaves_pt.shape[0]
-    count = trees * levels
-    rows = np.empty(count, np.int64)
-    following = np.empty(count, np.int64)
-    rows_at = rows.ctypes.data
-    activations_at = activations_tk.ctypes.data
-    item = activations_tk.itemsize
-    ahead = min(row, AHEAD_BYTES)
-    for i in range(tokens + 1):
-        if i < tokens:
-            t = order_t[i]
-            for p in range(trees):
-                node = leaves_pt[p, t]
-                for k in range((p + 1) * levels - 1, p * levels - 1, -1):
-                    following[k] = w_at + p * tree + node * row
-                    node = (node - 1) >> 1
-                    if i > 0 and following[k] != rows[k]:
-                        for offset in range(0, ahead, 64):
-                            prefetch(following[k] + offset)
-        if i > 0:
-            t = order_t[i - 1]
-            weights = activations_at + t * count * item
-            weighted_sum(like, like_y, rows_at, weights, count, item, hidden, y_at + t * y_row, first, stream)
-        for k in range(count):
-            rows[k] = following[k]
-
-
-@kernel
-def _round_rows(like_y: Any, sums: Any, y_at: int, y_row: int, tokens: int, hidden: int) -> None:
-    """Write the sums as y's narrower type."""
-    one = np.ones(1, sums.dtype)
-    address = np.empty(1, np.int64)
-    for t in range(tokens):
-        address[0] = sums[t].ctypes.data
-        weighted_sum(
-            sums, like_y, address.ctypes.data, one.ctypes.data, 1, sums.itemsize, hidden, y_at + t * y_row, True, False
-        )  # fmt: skip
 
 
 @kernel
@@ -128,18 +78,19 @@ def forward_chunk(
                 order = order_t if p == 0 else spare_order_t
                 route(
                     like, x_at + first * row, w_in_at + (group + p) * tree, biases_pn[group + p], hidden, row, tokens,
-                    levels, logits_tk[:, p * levels : (p + 1) * levels], leaves_pt[p, :tokens], order[:tokens], space,
+                    levels, logits_k[p * levels :], width, leaves_pt[p, :tokens], order[:tokens], space,
                 )  # fmt: skip
             gelu_into(logits_k[: tokens * width], activations_k[: tokens * width])
             if narrow:
-                _add_paths(
+                add_paths(
                     like, like_logits, w_out_at + group * tree, tree, hidden, row, tokens, levels, activations_tk,
                     leaves_pt[:count], order_t, sums.ctypes.data, hidden * like_logits.itemsize, group == 0, False,
+                    AHEAD_BYTES,
                 )  # fmt: skip
             else:
-                _add_paths(
+                add_paths(
                     like, like, w_out_at + group * tree, tree, hidden, row, tokens, levels, activations_tk,
-                    leaves_pt[:count], order_t, y_at + first * row, row, group == 0, stream,
+                    leaves_pt[:count], order_t, y_at + first * row, row, group == 0, stream, AHEAD_BYTES,
                 )  # fmt: skip
             if logits_at:
                 kept = carray(pointer_to(logits_at, like_logits), (stop, trees, levels))
@@ -150,6 +101,6 @@ def forward_chunk(
                 for p in range(count):
                     kept_leaves[first : first + tokens, group + p] = leaves_pt[p, :tokens]
         if narrow:
-            _round_rows(like, sums, y_at + first * row, row, tokens, hidden)
+            round_rows(like, sums, y_at + first * row, row, tokens, hidden)
     if stream:
         fence()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .few import MOST_TOKENS, forward_few
 from .gradient import add_weight_gradients, order_by_leaf, token_gradients
 from .layer import forward_chunk
 from .masking import keep_paths as _keep_paths
@@ -50,7 +51,9 @@ def forward_at(
     like, like_logits = STORAGES[storage]
     if threads == 1 or tokens <= FEWEST_TOKENS_PER_CHUNK:
         # One token takes 3 us; what stands around this call counts.
-        if tokens:
+        if 0 < tokens <= MOST_TOKENS:
+            forward_few(like, like_logits, *addresses, tokens, trees, nodes, hidden)
+        elif tokens:
             forward_chunk(like, like_logits, *addresses, 0, tokens, trees, nodes, hidden)
         return
     chunks = _chunks(tokens, threads)

@@ -52,6 +52,10 @@ def certain(logits: npt.NDArray[Any], margin: float = 1e-4) -> npt.NDArray[np.bo
         (130, 64, 7, 3),  # several trees together, the last group smaller
         (90, 33, 3, 8),  # rows that end within a vector
         (70, 1, 2, 4),
+        (1, 768, 1, 11),  # few tokens, and so on below
+        (5, 48, 1, 12),
+        (32, 33, 11, 3),
+        (3, 16, 50, 2),
     ],
 )
 @pytest.mark.parametrize("threads", [1, 3])
@@ -96,9 +100,10 @@ def test_blocks_and_sorting_change_no_bit() -> None:
             np.testing.assert_array_equal(whole[part], piece)
 
 
+@pytest.mark.parametrize("tokens", [7, 80])
 @pytest.mark.parametrize(("trees", "depth"), [(1, 5), (1, 12), (3, 4)])
-def test_bfloat16_weights_give_the_rounded_float32_result(trees: int, depth: int) -> None:
-    narrow = [torch.from_numpy(a).bfloat16() for a in operands(80, 72, trees, depth)]
+def test_bfloat16_weights_give_the_rounded_float32_result(trees: int, depth: int, tokens: int) -> None:
+    narrow = [torch.from_numpy(a).bfloat16() for a in operands(tokens, 72, trees, depth)]
     wide = [t.float() for t in narrow]
     with torch.inference_mode():
         exact = cmm(wide[0], wide[1], wide[2], wide[3], "numba")

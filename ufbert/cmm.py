@@ -109,8 +109,8 @@ def cmm(
     autocast's dtype, as with `torch.nn.Linear`. Raises `ConfigError` for shapes that do not fit and
     `BackendError` for a backend that cannot run on x's device.
     """
-    trees, nodes, hidden = w_in.shape
-    if x.shape[-1:] != (hidden,) or w_out.shape != w_in.shape or b_in.shape != (trees, nodes):
+    shape = trees, nodes, hidden = w_in.shape
+    if x.ndim == 0 or x.shape[-1] != hidden or w_out.shape != shape or b_in.shape != (trees, nodes):
         raise ConfigError(
             f"shapes do not fit: x {tuple(x.shape)}, w_in {tuple(w_in.shape)}, b_in {tuple(b_in.shape)}, "
             f"w_out {tuple(w_out.shape)}; x must end in the hidden size {hidden}"
@@ -118,7 +118,8 @@ def cmm(
     if nodes < 1 or (nodes + 1) & nodes:
         raise ConfigError(f"w_in has {nodes} nodes a tree; a balanced tree has 2^(depth+1) - 1")
     # Here and not in the operator, so that the backward gets the converted weights and compiled graphs the casts.
-    if dtype := _autocast_dtype(x.device.type, x.dtype):
+    # Asked for by flags: x.device.type builds two objects.
+    if dtype := _autocast_dtype("cuda" if x.is_cuda else "cpu", x.dtype):
         x, w_in, b_in, w_out = x.to(dtype), w_in.to(dtype), b_in.to(dtype), w_out.to(dtype)
     rows = x if x.ndim == 2 else x.reshape(-1, hidden)
     if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
@@ -136,21 +137,25 @@ def _autocast_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype | None:
     return torch.get_autocast_dtype("cuda")
 
 
+@functools.cache
+def _backend_for(name: str, device: torch.device) -> Backend:
+    return load_backend(resolve_backend(name, device))
+
+
 def _infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str) -> torch.Tensor:
-    chosen = load_backend(resolve_backend(backend, x.device))
+    chosen = _backend_for(backend, x.device)
     dtype = x.dtype
     if not (
         dtype == w_in.dtype == w_out.dtype == b_in.dtype
         and dtype in chosen.NATIVE_DTYPES
-        and _contiguous(x, w_in, b_in, w_out)
+        and x.is_contiguous()
+        and w_in.is_contiguous()
+        and b_in.is_contiguous()
+        and w_out.is_contiguous()
     ):
         x, w_in, b_in, w_out = _operands(chosen, x, w_in, b_in, w_out)
     y = chosen.infer(x, w_in, b_in, w_out)
     return y if y.dtype == dtype else y.to(dtype)
-
-
-def _contiguous(*tensors: torch.Tensor) -> bool:
-    return all(tensor.is_contiguous() for tensor in tensors)
 
 
 def _logits_dtype(*tensors: torch.Tensor) -> torch.dtype:
@@ -177,7 +182,7 @@ def _walk(
     x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     # The choice is made here, inside the operator, so that compiled graphs hold no trace of it.
-    chosen = load_backend(resolve_backend(backend, x.device))
+    chosen = _backend_for(backend, x.device)
     y, logits, leaves = chosen.forward(*_operands(chosen, x, w_in, b_in, w_out))
     return y.to(x.dtype), logits, leaves
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -75,7 +77,13 @@ class FFF(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., H) of any floating dtype -> the same shape and dtype; on a GPU under autocast its dtype."""
-        y = cmm(x, self.w_in, self.b_in, self.w_out, self._backend)
+        own: dict[str, Any] = self._parameters
+        if "w_in" in own and "b_in" in own and "w_out" in own:
+            # By its name a module finds a parameter in 0.4 us, and a token takes 3 us.
+            w_in, b_in, w_out = own["w_in"], own["b_in"], own["w_out"]
+        else:  # parametrized or pruned
+            w_in, b_in, w_out = self.w_in, self.b_in, self.w_out
+        y = cmm(x, w_in, b_in, w_out, self._backend)
         return y if self.b_out is None else y + self.b_out.to(y.dtype)
 
     def extra_repr(self) -> str:

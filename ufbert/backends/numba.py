@@ -29,39 +29,29 @@ def forward(
     """As many threads as torch uses, so `torch.set_num_threads` rules both."""
     if shallow.is_shallow(w_in):
         return shallow.forward(x, w_in, b_in, w_out)
-    trees, nodes, _ = w_in.shape
+    trees, nodes, hidden = w_in.shape
     tokens = x.shape[0]
     kept = torch.float64 if x.dtype == torch.float64 else torch.float32
     logits = torch.empty((tokens, trees, nodes.bit_length()), dtype=kept)
     leaves = torch.empty((tokens, trees), dtype=torch.int64)
-    return _run(x, w_in, b_in.to(kept), w_out, logits, leaves), logits, leaves
+    biases = b_in.to(kept)
+    y = torch.empty_like(x)
+    addresses = tuple(tensor.data_ptr() for tensor in (x, w_in, biases, w_out, y, logits, leaves))
+    numba_kernels.forward_at(_STORAGES[x.dtype], addresses, tokens, trees, nodes, hidden, torch.get_num_threads())
+    return y, logits, leaves
 
 
 def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
     """`forward` without what only a backward needs."""
     if shallow.is_shallow(w_in):
         return shallow.infer(x, w_in, b_in, w_out)
-    return _run(x, w_in, b_in.float() if b_in.dtype == torch.bfloat16 else b_in, w_out, None, None)
-
-
-def _run(
-    x: torch.Tensor,
-    w_in: torch.Tensor,
-    b_in: torch.Tensor,
-    w_out: torch.Tensor,
-    logits: torch.Tensor | None,
-    leaves: torch.Tensor | None,
-) -> torch.Tensor:
+    biases = b_in.float() if b_in.dtype == torch.bfloat16 else b_in
     # Addresses, since a NumPy view of every tensor would take longer than one token's walk. torch's memory
     # also starts on a cache line, which NumPy's does not.
     y = torch.empty_like(x)
-    addresses = (
-        x.data_ptr(), w_in.data_ptr(), b_in.data_ptr(), w_out.data_ptr(), y.data_ptr(),
-        0 if logits is None else logits.data_ptr(), 0 if leaves is None else leaves.data_ptr(),
-    )  # fmt: skip
+    addresses = x.data_ptr(), w_in.data_ptr(), biases.data_ptr(), w_out.data_ptr(), y.data_ptr(), 0, 0
     trees, nodes, hidden = w_in.shape
-    threads = torch.get_num_threads()
-    numba_kernels.forward_at(_STORAGES[x.dtype], addresses, x.shape[0], trees, nodes, hidden, threads)
+    numba_kernels.forward_at(_STORAGES[x.dtype], addresses, x.shape[0], trees, nodes, hidden, torch.get_num_threads())
     return y
 
 
