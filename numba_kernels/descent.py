@@ -6,14 +6,16 @@ are in the first-level cache, 24 ns from the second, 31 from the third, 80 from 
 - Tokens at one node stand together, in `order`; a node's row, read once, serves them all.
 - The tree is walked depth first. As the groups get smaller, their tokens' x move into the second-level cache
   and then into the first, and stay there for all levels below.
-- Two levels are decided at once from a node and both its children: half as many passes over x for half as
-  much arithmetic again, of which there is enough.
+- Two levels are decided at once from a node and both its children, two tokens at a time: half as many passes over x
+  for half as much arithmetic again, of which there is enough; 25 ns a token with x in the second-level cache. But
+  where x comes from memory, one level with four tokens at a time goes first: four rows read side by side take
+  75 to 102 ns each, two 119 to 199. (The same rows asked for ahead, by any number of prefetches, gained nothing.)
 - The decisions are computed, not branched upon. They are as good as random: a branch would be mispredicted
   every other time and throw away the loads for the next tokens that the processor has under way.
 - Fewer than `FEWEST_TOGETHER` tokens share too little. They are queued by level and walk on in eights.
 - More tokens than fit into a cache first go down the top levels in blocks that do fit; then all of them are
-  sorted by the node reached, and each node's tokens go on alone. x is read twice from memory rather than once
-  for each pair of levels.
+  sorted by the node reached, and each node's tokens go on by themselves. x is read twice from memory rather than
+  once for each pair of levels.
 """
 
 from __future__ import annotations
@@ -24,25 +26,40 @@ import numpy as np
 
 from .compilation import kernel
 from .products import dots_1x1, dots_1x4, dots_3x2
-from .vectors import prefetch
 from .walk import LEAF_PLACE, LOGIT_PLACE, NODE, ROOT, TOKEN, WALKERS, walk
 
 __all__ = ["route", "routing_space"]
 
 FEWEST_TOGETHER = 8
-# Rows of x in a block: 85 of 768 float32, a quarter of a second-level cache.
-BLOCK_BYTES = 1 << 18
-CACHE_LINE = 64
-# Tokens whose rows are asked for ahead of their turn, where they come from memory.
-AHEAD = 2
+# The rows of x of a block, and of a node's share after sorting: half a second-level cache.
+BLOCK_BYTES = 1 << 19
+
+
+@kernel
+def _partition(order_t: Any, low: int, high: int, choices_t: Any, spare_t: Any, ends: Any, ways: int) -> None:
+    """Order the tokens order_t[low:high] by choice, stably; `ends` receives where each of the `ways` ends."""
+    for choice in range(ways):
+        ends[choice] = 0
+    for i in range(low, high):
+        spare_t[i] = order_t[i]
+        ends[choices_t[i]] += 1
+    start = low
+    for choice in range(ways):
+        start += ends[choice]
+        ends[choice] = start - ends[choice]
+    for i in range(low, high):
+        choice = choices_t[i]
+        order_t[ends[choice]] = spare_t[i]
+        ends[choice] += 1
 
 
 @kernel
 def _one_level(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
-    order_t: Any, low: int, high: int, node: int, level: int, logits: Any, width: int, leaves_t: Any, out: Any,
+    order_t: Any, low: int, high: int, node: int, level: int,
+    logits: Any, width: int, leaves_t: Any, choices_t: Any, out: Any,
 ) -> None:  # fmt: skip
-    """The tokens order_t[low:high] at `node`, a leaf."""
+    """The tokens order_t[low:high] at `node`, and which child each goes to."""
     out_at = out.ctypes.data
     w = w_at + node * row
     i = low
@@ -66,8 +83,10 @@ def _one_level(
             dots_1x1(like, (x_at + order_t[i] * row,), (w,), hidden, out_at)
         for j in range(count):
             t = order_t[i + j]
-            logits[t * width + level] = out[j] + b_n[node]
+            logit = out[j] + b_n[node]
+            logits[t * width + level] = logit
             leaves_t[t] = node
+            choices_t[i + j] = np.int64(logit > 0)
         i += count
 
 
@@ -75,23 +94,15 @@ def _one_level(
 def _two_levels(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
     order_t: Any, low: int, high: int, node: int, level: int,
-    logits: Any, width: int, leaves_t: Any, choices_t: Any, spare_t: Any, ends: Any, out: Any, ahead: int,
+    logits: Any, width: int, leaves_t: Any, choices_t: Any, out: Any,
 ) -> None:  # fmt: skip
-    """The tokens order_t[low:high] at `node` and the child each goes to; then they are ordered by grandchild.
-
-    `ends` receives where the tokens of each of the four grandchildren end.
-    """
+    """The tokens order_t[low:high] at `node` and the child each goes to, and which grandchild comes next."""
     out_at = out.ctypes.data
     w = w_at + node * row
     child = 2 * node + 1
     w_child = w_at + child * row
     for i in range(low, high, 2):
         second = min(i + 1, high - 1)
-        if ahead:
-            for j in range(i + ahead, min(i + ahead + 2, high)):
-                line = x_at + order_t[j] * row
-                for offset in range(0, row, CACHE_LINE):
-                    prefetch(line + offset)
         x = (x_at + order_t[i] * row, x_at + order_t[second] * row)
         dots_3x2(like, x, (w, w_child, w_child + row), hidden, out_at)
         for j in range(2):
@@ -103,31 +114,19 @@ def _two_levels(
             logits[t * width + level + 1] = logit_of_child
             leaves_t[t] = child + right
             choices_t[i + j] = 2 * right + np.int64(logit_of_child > 0)
-    for choice in range(4):
-        ends[choice] = 0
-    for i in range(low, high):
-        spare_t[i] = order_t[i]
-        ends[choices_t[i]] += 1
-    start = low
-    for choice in range(4):
-        start += ends[choice]
-        ends[choice] = start - ends[choice]
-    for i in range(low, high):
-        choice = choices_t[i]
-        order_t[ends[choice]] = spare_t[i]
-        ends[choice] += 1
 
 
 @kernel
 def _descend(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
-    first: int, last: int, root: int, top: int, stop: int, levels: int, fewest: int, ahead: int,
+    first: int, last: int, root: int, top: int, stop: int, levels: int, fewest: int, cold: bool,
     order_t: Any, spare_t: Any, choices_t: Any, logits: Any, width: int, leaves_t: Any, reached_t: Any,
     stack: Any, queues: Any, queued: Any, ends: Any, out: Any,
 ) -> None:  # fmt: skip
     """The tokens order_t[first:last] from the node `root` at level `top` down to level `stop`.
 
     Above the leaves it stops with the node reached in `reached_t`. Groups of fewer than `fewest` are queued.
+    `cold` says that x comes from memory.
     """
     stack[0, 0] = first
     stack[0, 1] = last
@@ -160,22 +159,29 @@ def _descend(
                     walk(like, w_at, b_n, hidden, row, queue, WALKERS, levels - level, logits, leaves_t, out)
                     queued[level] = 0
             continue
-        if level + 1 == levels:
+        single = level + 1 == levels or (cold and level == top)
+        if single:
             _one_level(
-                like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level, logits, width, leaves_t, out
+                like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level,
+                logits, width, leaves_t, choices_t, out,
             )  # fmt: skip
+        else:
+            _two_levels(
+                like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level,
+                logits, width, leaves_t, choices_t, out,
+            )  # fmt: skip
+        below = level + (1 if single else 2)
+        if below == levels:
             continue
-        _two_levels(
-            like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level,
-            logits, width, leaves_t, choices_t, spare_t, ends, out, ahead if level == top else 0,
-        )  # fmt: skip
-        for choice in range(3, -1, -1):
+        ways = 2 if single else 4
+        _partition(order_t, low, high, choices_t, spare_t, ends, ways)
+        for choice in range(ways - 1, -1, -1):
             start = low if choice == 0 else ends[choice - 1]
             if ends[choice] > start:
                 stack[height, 0] = start
                 stack[height, 1] = ends[choice]
-                stack[height, 2] = 4 * node + 3 + choice
-                stack[height, 3] = level + 2
+                stack[height, 2] = ways * node + ways - 1 + choice
+                stack[height, 3] = below
                 height += 1
 
 
@@ -214,27 +220,26 @@ def routing_space(tokens: int, levels: int, like_logits: Any) -> Any:
 @kernel
 def route(
     like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, tokens: int, levels: int,
-    logits: Any, width: int, leaves_t: Any, order_t: Any, space: Any,
+    logits: Any, width: int, leaves_t: Any, order_t: Any, cold: bool, space: Any,
 ) -> None:  # fmt: skip
     """Tokens at `x_at` through one tree at `w_at`, rows of `row` bytes in the storage of `like`.
 
     Writes the logits met to `logits`, where those of two tokens are `width` apart, and the leaf reached to
-    `leaves_t`; leaves in `order_t` the tokens
-    ordered by leaf, but for the few that walked alone, which stand near their neighbours. `space` is
-    `routing_space`'s.
+    `leaves_t`. `order_t` holds the tokens in any order and leaves them ordered by leaf, but for the few that walked
+    alone, which stand near their neighbours. `cold` says that x comes from memory. `space` is `routing_space`'s.
     """
     spare_t, choices_t, stack, queues, queued, ends, out = space
     queued[:] = 0
-    for i in range(tokens):
-        order_t[i] = i
     block = max(64, BLOCK_BYTES // row)
-    # Levels, two by two, until a node's share of the tokens is about a block.
+    # The level at which a node's share of the tokens is about a block.
     top = 0
-    while top + 2 < levels and (tokens >> top) > 4 * block:
-        top += 2
+    if levels > 2 and tokens > block:
+        top = 1 if cold else 2
+        while top + 2 < levels and (tokens >> top) > block:
+            top += 2
     if top == 0:
         _descend(
-            like, x_at, w_at, b_n, hidden, row, 0, tokens, 0, 0, levels, levels, FEWEST_TOGETHER, 0,
+            like, x_at, w_at, b_n, hidden, row, 0, tokens, 0, 0, levels, levels, FEWEST_TOGETHER, cold,
             order_t, spare_t, choices_t, logits, width, leaves_t, spare_t, stack, queues, queued, ends, out,
         )  # fmt: skip
     else:
@@ -242,7 +247,7 @@ def route(
         for first in range(0, tokens, block):
             last = min(first + block, tokens)
             _descend(
-                like, x_at, w_at, b_n, hidden, row, first, last, 0, 0, top, levels, 0, AHEAD,
+                like, x_at, w_at, b_n, hidden, row, first, last, 0, 0, top, levels, 0, cold,
                 order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
             )  # fmt: skip
         nodes = 1 << top
@@ -254,7 +259,7 @@ def route(
             if last > first:
                 _descend(
                     like, x_at, w_at, b_n, hidden, row, first, last, nodes - 1 + k, top, levels, levels,
-                    FEWEST_TOGETHER, AHEAD,
+                    FEWEST_TOGETHER, cold,
                     order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
                 )  # fmt: skip
             first = last

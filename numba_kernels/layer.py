@@ -29,10 +29,9 @@ STREAMED_BYTES = 1 << 21
 # How much of a row that is new to the next token is asked for a token ahead; the processor's own prefetcher
 # follows on. At batch 1,024 this takes 10 % off the adding up, and asking for whole rows gains nothing more.
 AHEAD_BYTES = 1024
-# Tokens that go through all trees of a layer together: few, so that their x and y stay in the second-level
-# cache, but more where the trees are deep and tokens would else share no rows.
-FEWEST_TOKENS_PER_BLOCK = 64
-MOST_TOKENS_PER_BLOCK = 1024
+# Tokens that go through all trees of a layer together: their x and y stay in the third-level cache, and they are
+# many enough to share what is read of the weights, all of which come anew for each block; more where trees are deep.
+BLOCK_BYTES = 3 << 20
 ROWS_PER_SWEEP = 12
 
 
@@ -54,7 +53,10 @@ def forward_chunk(
     biases_pn = carray(pointer_to(b_in_at, like_logits), (trees, nodes))
     # Shallow trees are taken several together, so that y is read and written once for about twelve rows.
     together = min(trees, max(1, ROWS_PER_SWEEP // levels))
-    block = stop - start if trees == 1 else min(MOST_TOKENS_PER_BLOCK, max(FEWEST_TOKENS_PER_BLOCK, 2 * nodes))
+    block = stop - start
+    if trees > 1:
+        blocks = -(-block // max(BLOCK_BYTES // row, 2 * nodes))
+        block = -(-block // blocks)
     # The sum over several sweeps is kept in float32 where y is narrower.
     narrow = like.itemsize == 2 and (trees > 1 or levels > ROWS_PER_SWEEP)
     sums = np.empty((block if narrow else 0, hidden), like_logits.dtype)
@@ -64,7 +66,6 @@ def forward_chunk(
     activations_k = np.empty(size * together * levels, like_logits.dtype)
     leaves_pt = np.empty((together, size), np.int64)
     order_t = np.empty(size, np.int64)
-    spare_order_t = np.empty(size, np.int64)
     space = routing_space(size, levels, like_logits)
     for first in range(start, stop, block):
         tokens = min(block, stop - first)
@@ -73,12 +74,14 @@ def forward_chunk(
             width = count * levels
             logits_tk = logits_k[: tokens * width].reshape(tokens, width)
             activations_tk = activations_k[: tokens * width].reshape(tokens, width)
+            for t in range(tokens):
+                order_t[t] = t
             for p in range(count):
-                # The paths are added up in the order of the group's first tree.
-                order = order_t if p == 0 else spare_order_t
+                # Each tree orders the tokens by its leaves without undoing more of the order before than it must.
                 route(
                     like, x_at + first * row, w_in_at + (group + p) * tree, biases_pn[group + p], hidden, row, tokens,
-                    levels, logits_k[p * levels :], width, leaves_pt[p, :tokens], order[:tokens], space,
+                    levels, logits_k[p * levels :], width, leaves_pt[p, :tokens], order_t[:tokens],
+                    group + p == 0, space,
                 )  # fmt: skip
             gelu_into(logits_k[: tokens * width], activations_k[: tokens * width])
             if narrow:
