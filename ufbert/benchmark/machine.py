@@ -47,6 +47,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         # How long OpenMP threads wait for work before they sleep; a wake-up costs every implementation that uses them.
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
+        # Whether torch asks for huge pages for large tensors, which are everyone's weights and inputs here.
+        "thp_mem_alloc_enable": os.environ.get("THP_MEM_ALLOC_ENABLE"),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
