@@ -14,7 +14,7 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined,unused-ignore]
 
 from .activation import gelu_into
-from .adding import add_paths, round_rows
+from .adding import add_paths
 from .compilation import kernel
 from .vectors import pointer_to
 from .walk import LEAF_PLACE, LOGIT_PLACE, NODE, ROOT, TOKEN, WALKERS, walk
@@ -23,7 +23,6 @@ __all__ = ["MOST_TOKENS", "forward_few"]
 
 # From here on `forward_chunk` is as fast.
 MOST_TOKENS = 32
-ROWS_PER_SWEEP = 12
 
 
 @kernel
@@ -62,19 +61,10 @@ def forward_few(
         order_t[t] = t
     activations_tk = activations.reshape(tokens, width)
     leaves_pt = leaves.reshape(trees, tokens)
-    if like.itemsize == 2 and width > ROWS_PER_SWEEP:
-        # The sum over several sweeps is kept in float32 where y is narrower.
-        sums = np.empty((tokens, hidden), like_logits.dtype)
-        add_paths(
-            like, like_logits, w_out_at, nodes * row, hidden, row, tokens, levels, activations_tk, leaves_pt, order_t,
-            sums.ctypes.data, hidden * like_logits.itemsize, True, False, 0,
-        )  # fmt: skip
-        round_rows(like, sums, y_at, row, tokens, hidden)
-    else:
-        add_paths(
-            like, like, w_out_at, nodes * row, hidden, row, tokens, levels, activations_tk, leaves_pt, order_t,
-            y_at, row, True, False, 0,
-        )  # fmt: skip
+    add_paths(
+        like, like, w_out_at, nodes * row, hidden, row, tokens, levels, activations_tk, leaves_pt, order_t,
+        y_at, row, True, False, 0,
+    )  # fmt: skip
     if logits_at:
         carray(pointer_to(logits_at, like_logits), tokens * width)[:] = logits
     if leaves_at:

@@ -90,7 +90,7 @@ def token_gradients(
                 node = (node - 1) >> 1
             weighted_sum(
                 g_th, g_th, rows_d.ctypes.data, grad_logits_tpd.ctypes.data + (t * count + p * levels) * item,
-                levels, item, hidden, grad_x_th.ctypes.data + t * row, p == 0, False,
+                levels, hidden, grad_x_th.ctypes.data + t * row, p == 0, False,
             )  # fmt: skip
 
 
@@ -141,11 +141,11 @@ def add_weight_gradients(
                 while end < count and node_i[end] == node:
                     end += 1
                 weighted_sum(
-                    g_th, g_th, x_rows.ctypes.data + 8 * i, ds_i.ctypes.data + item * i, end - i, item, columns,
+                    g_th, g_th, x_rows.ctypes.data + 8 * i, ds_i.ctypes.data + item * i, end - i, columns,
                     grad_w_in_at + node * row, False, False,
                 )  # fmt: skip
                 weighted_sum(
-                    g_th, g_th, g_rows.ctypes.data + 8 * i, a_i.ctypes.data + item * i, end - i, item, columns,
+                    g_th, g_th, g_rows.ctypes.data + 8 * i, a_i.ctypes.data + item * i, end - i, columns,
                     grad_w_out_at + node * row, False, False,
                 )  # fmt: skip
                 i = end

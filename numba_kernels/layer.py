@@ -51,14 +51,15 @@ def forward_chunk(
     row = hidden * like.itemsize
     tree = nodes * row
     biases_pn = carray(pointer_to(b_in_at, like_logits), (trees, nodes))
-    # Shallow trees are taken several together, so that y is read and written once for about twelve rows.
+    # Shallow trees are taken several together, so that y is read and written once for about twelve rows. More are
+    # slower: the order by the leaves of one tree is no order for the others.
     together = min(trees, max(1, ROWS_PER_SWEEP // levels))
     block = stop - start
     if trees > 1:
         blocks = -(-block // max(BLOCK_BYTES // row, 2 * nodes))
         block = -(-block // blocks)
-    # The sum over several sweeps is kept in float32 where y is narrower.
-    narrow = like.itemsize == 2 and (trees > 1 or levels > ROWS_PER_SWEEP)
+    # A sum that is added to is kept in float32 where y is narrower.
+    narrow = like.itemsize == 2 and together < trees
     sums = np.empty((block if narrow else 0, hidden), like_logits.dtype)
     stream = trees == 1 and (stop - start) * row >= STREAMED_BYTES and row % 64 == 0 and y_at % 64 == 0
     size = min(block, stop - start)
