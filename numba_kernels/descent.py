@@ -186,21 +186,21 @@ def _descend(
 
 
 @kernel
-def _sort_by_node(order_t: Any, spare_t: Any, reached_t: Any, first_node: int, ends: Any) -> None:
-    """Order the tokens by the node reached, stably; `ends` receives where each node's end."""
-    ends[:] = 0
+def _sort_by_node(order_t: Any, spare_t: Any, reached_t: Any, first_node: int, ends_k: Any) -> None:
+    """Order the tokens by the node reached, stably; `ends_k` receives where each node's end."""
+    ends_k[:] = 0
     for i in range(order_t.size):
         spare_t[i] = order_t[i]
-        ends[reached_t[order_t[i]] - first_node] += 1
+        ends_k[reached_t[order_t[i]] - first_node] += 1
     start = 0
-    for k in range(ends.size):
-        count = ends[k]
-        ends[k] = start
+    for k in range(ends_k.size):
+        count = ends_k[k]
+        ends_k[k] = start
         start += count
     for i in range(order_t.size):
         k = reached_t[spare_t[i]] - first_node
-        order_t[ends[k]] = spare_t[i]
-        ends[k] += 1
+        order_t[ends_k[k]] = spare_t[i]
+        ends_k[k] += 1
 
 
 @kernel
@@ -218,51 +218,83 @@ def routing_space(tokens: int, levels: int, like_logits: Any) -> Any:
 
 
 @kernel
-def route(
-    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, tokens: int, levels: int,
-    logits: Any, width: int, leaves_t: Any, order_t: Any, cold: bool, space: Any,
-) -> None:  # fmt: skip
-    """Tokens at `x_at` through one tree at `w_at`, rows of `row` bytes in the storage of `like`.
-
-    Writes the logits met to `logits`, where those of two tokens are `width` apart, and the leaf reached to
-    `leaves_t`. `order_t` holds the tokens in any order and leaves them ordered by leaf, but for the few that walked
-    alone, which stand near their neighbours. `cold` says that x comes from memory. `space` is `routing_space`'s.
-    """
-    spare_t, choices_t, stack, queues, queued, ends, out = space
-    queued[:] = 0
+def _sorting_level(tokens: int, levels: int, row: int, cold: bool) -> int:
+    """The level at which a node's share of the tokens is about a block; 0 if all of them are no more than that."""
     block = max(64, BLOCK_BYTES // row)
-    # The level at which a node's share of the tokens is about a block.
     top = 0
     if levels > 2 and tokens > block:
         top = 1 if cold else 2
         while top + 2 < levels and (tokens >> top) > block:
             top += 2
-    if top == 0:
+    return top
+
+
+@kernel
+def _descend_to(
+    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, top: int, levels: int,
+    logits: Any, width: int, leaves_t: Any, order_t: Any, reached_t: Any, cold: bool, space: Any,
+) -> None:  # fmt: skip
+    """The tokens of `order_t`, in blocks, from the root down to level `top`: the node that each reaches there.
+
+    The rest as in `route`.
+    """
+    spare_t, choices_t, stack, queues, queued, ends, out = space
+    block = max(64, BLOCK_BYTES // row)
+    for first in range(0, order_t.size, block):
+        last = min(first + block, order_t.size)
         _descend(
-            like, x_at, w_at, b_n, hidden, row, 0, tokens, 0, 0, levels, levels, FEWEST_TOGETHER, cold,
-            order_t, spare_t, choices_t, logits, width, leaves_t, spare_t, stack, queues, queued, ends, out,
+            like, x_at, w_at, b_n, hidden, row, first, last, 0, 0, top, levels, 0, cold,
+            order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
         )  # fmt: skip
-    else:
-        reached_t = np.empty(tokens, np.int64)
-        for first in range(0, tokens, block):
-            last = min(first + block, tokens)
+
+
+@kernel
+def _descend_below(
+    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, top: int, levels: int,
+    first_node: int, ends_k: Any, logits: Any, width: int, leaves_t: Any, order_t: Any, cold: bool, space: Any,
+) -> None:  # fmt: skip
+    """The tokens of `order_t`, sorted by node from `first_node` on at level `top`, node by node down to the leaves.
+
+    `ends_k` says where each node's tokens end. The rest as in `route`.
+    """
+    spare_t, choices_t, stack, queues, queued, ends, out = space
+    queued[:] = 0
+    first = 0
+    for k in range(ends_k.size):
+        last = ends_k[k]
+        if last > first:
             _descend(
-                like, x_at, w_at, b_n, hidden, row, first, last, 0, 0, top, levels, 0, cold,
-                order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
+                like, x_at, w_at, b_n, hidden, row, first, last, first_node + k, top, levels, levels,
+                FEWEST_TOGETHER, cold,
+                order_t, spare_t, choices_t, logits, width, leaves_t, spare_t, stack, queues, queued, ends, out,
             )  # fmt: skip
-        nodes = 1 << top
-        node_ends = np.empty(nodes, np.int64)
-        _sort_by_node(order_t, spare_t, reached_t, nodes - 1, node_ends)
-        first = 0
-        for k in range(nodes):
-            last = node_ends[k]
-            if last > first:
-                _descend(
-                    like, x_at, w_at, b_n, hidden, row, first, last, nodes - 1 + k, top, levels, levels,
-                    FEWEST_TOGETHER, cold,
-                    order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
-                )  # fmt: skip
-            first = last
+        first = last
     for level in range(levels):
         if queued[level] > 0:
             walk(like, w_at, b_n, hidden, row, queues[level], queued[level], levels - level, logits, leaves_t, out)
+
+
+@kernel
+def route(
+    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, levels: int,
+    logits: Any, width: int, leaves_t: Any, order_t: Any, cold: bool, space: Any,
+) -> None:  # fmt: skip
+    """The tokens of `order_t`, at `x_at`, through one tree at `w_at`, rows of `row` bytes in the storage of `like`.
+
+    Writes the logits met to `logits`, where those of two tokens are `width` apart, and the leaf reached to
+    `leaves_t`. `order_t` holds all tokens in any order and leaves them ordered by leaf, but for the few that walked
+    alone, which stand near their neighbours. `cold` says that x comes from memory. `space` is `routing_space`'s.
+    """
+    top = _sorting_level(order_t.size, levels, row, cold)
+    ends_k = np.empty(1 << top, np.int64)
+    ends_k[0] = order_t.size
+    if top > 0:
+        reached_t = np.empty(order_t.size, np.int64)
+        _descend_to(
+            like, x_at, w_at, b_n, hidden, row, top, levels, logits, width, leaves_t, order_t, reached_t, cold, space
+        )  # fmt: skip
+        _sort_by_node(order_t, space[0], reached_t, ends_k.size - 1, ends_k)
+    _descend_below(
+        like, x_at, w_at, b_n, hidden, row, top, levels, ends_k.size - 1, ends_k,
+        logits, width, leaves_t, order_t, cold, space,
+    )  # fmt: skip

@@ -80,7 +80,7 @@ def forward_chunk(
             for p in range(count):
                 # Each tree orders the tokens by its leaves without undoing more of the order before than it must.
                 route(
-                    like, x_at + first * row, w_in_at + (group + p) * tree, biases_pn[group + p], hidden, row, tokens,
+                    like, x_at + first * row, w_in_at + (group + p) * tree, biases_pn[group + p], hidden, row,
                     levels, logits_k[p * levels :], width, leaves_pt[p, :tokens], order_t[:tokens],
                     group + p == 0, space,
                 )  # fmt: skip
