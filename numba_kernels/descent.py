@@ -156,7 +156,7 @@ def _descend(
                 queue[LEAF_PLACE, count] = t
                 queued[level] = count + 1
                 if count + 1 == WALKERS:
-                    walk(like, w_at, b_n, hidden, row, queue, WALKERS, levels - level, logits, leaves_t, out)
+                    walk(like, w_at, b_n, hidden, row, queue, count + 1, levels - level, logits, leaves_t, out)
                     queued[level] = 0
             continue
         single = level + 1 == levels or (cold and level == top)
@@ -240,10 +240,12 @@ def _descend_to(
     """
     spare_t, choices_t, stack, queues, queued, ends, out = space
     block = max(64, BLOCK_BYTES // row)
+    # Numba compiles a kernel anew for each constant it is given.
+    nothing = np.int64(0)
     for first in range(0, order_t.size, block):
         last = min(first + block, order_t.size)
         _descend(
-            like, x_at, w_at, b_n, hidden, row, first, last, 0, 0, top, levels, 0, cold,
+            like, x_at, w_at, b_n, hidden, row, first, last, nothing, nothing, top, levels, nothing, cold,
             order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
         )  # fmt: skip
 
@@ -259,13 +261,14 @@ def _descend_below(
     """
     spare_t, choices_t, stack, queues, queued, ends, out = space
     queued[:] = 0
-    first = 0
+    first = np.int64(0)
+    fewest = np.int64(FEWEST_TOGETHER)
     for k in range(ends_k.size):
         last = ends_k[k]
         if last > first:
             _descend(
                 like, x_at, w_at, b_n, hidden, row, first, last, first_node + k, top, levels, levels,
-                FEWEST_TOGETHER, cold,
+                fewest, cold,
                 order_t, spare_t, choices_t, logits, width, leaves_t, spare_t, stack, queues, queued, ends, out,
             )  # fmt: skip
         first = last

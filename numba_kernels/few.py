@@ -66,8 +66,11 @@ def forward_few(
         y_at, row, True, False, 0,
     )  # fmt: skip
     if logits_at:
-        carray(pointer_to(logits_at, like_logits), tokens * width)[:] = logits
+        kept = carray(pointer_to(logits_at, like_logits), tokens * width)
+        for i in range(tokens * width):
+            kept[i] = logits[i]
     if leaves_at:
-        kept = carray(pointer_to(leaves_at, places), (tokens, trees))
-        for p in range(trees):
-            kept[:, p] = leaves_pt[p]
+        kept_leaves = carray(pointer_to(leaves_at, places), (tokens, trees))
+        for t in range(tokens):
+            for p in range(trees):
+                kept_leaves[t, p] = leaves_pt[p, t]

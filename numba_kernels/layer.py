@@ -73,7 +73,6 @@ def forward_chunk(
         for group in range(0, trees, together):
             count = min(together, trees - group)
             width = count * levels
-            logits_tk = logits_k[: tokens * width].reshape(tokens, width)
             activations_tk = activations_k[: tokens * width].reshape(tokens, width)
             for t in range(tokens):
                 order_t[t] = t
@@ -88,7 +87,7 @@ def forward_chunk(
             if narrow:
                 add_paths(
                     like, like_logits, w_out_at + group * tree, tree, hidden, row, tokens, levels, activations_tk,
-                    leaves_pt[:count], order_t, sums.ctypes.data, hidden * like_logits.itemsize, group == 0, False,
+                    leaves_pt[:count], order_t, sums.ctypes.data, hidden * like_logits.itemsize, group == 0, stream,
                     AHEAD_BYTES,
                 )  # fmt: skip
             else:
@@ -97,13 +96,15 @@ def forward_chunk(
                     leaves_pt[:count], order_t, y_at + first * row, row, group == 0, stream, AHEAD_BYTES,
                 )  # fmt: skip
             if logits_at:
-                kept = carray(pointer_to(logits_at, like_logits), (stop, trees, levels))
-                for p in range(count):
-                    kept[first : first + tokens, group + p] = logits_tk[:, p * levels : (p + 1) * levels]
+                kept = carray(pointer_to(logits_at, like_logits), (stop, trees * levels))
+                for t in range(tokens):
+                    for k in range(width):
+                        kept[first + t, group * levels + k] = logits_k[t * width + k]
             if leaves_at:
                 kept_leaves = carray(pointer_to(leaves_at, order_t), (stop, trees))
-                for p in range(count):
-                    kept_leaves[first : first + tokens, group + p] = leaves_pt[p, :tokens]
+                for t in range(tokens):
+                    for p in range(count):
+                        kept_leaves[first + t, group + p] = leaves_pt[p, t]
         if narrow:
             round_rows(like, sums, y_at + first * row, row, tokens, hidden)
     if stream:

@@ -44,7 +44,8 @@ def walk(
         return
     # Walkers that are missing do what the last one does.
     for i in range(count, WALKERS):
-        walkers[:, i] = walkers[:, count - 1]
+        for what in range(5):
+            walkers[what, i] = walkers[what, count - 1]
     for d in range(levels):
         for i in range(0, WALKERS if count > 4 else 4, 4):
             x = walkers[TOKEN]
