@@ -28,7 +28,6 @@ LEAST_ROUNDS = 5
 LEAST_LONG_ROUNDS = 3
 LONG_ROUND_SECONDS = 1.0
 MOST_ROUNDS = 60
-WARM_UP_SHARE = 0.25
 # Written over between calls that shall find nothing in a GPU's L2 cache; takes about 0.1 ms, uncounted.
 LEAST_FLOOD = 256 << 20
 MOST_FLUSHED_CALLS = 32
@@ -224,7 +223,9 @@ def race(
 
 
 def _warm_up(contestant: Contestant) -> int:
-    """Untimed calls before a sample. Weights in a cycle are meant to come from memory and need none."""
+    """Untimed calls before a sample: as many as are timed, since other implementations have emptied the caches, and a
+    thousand tokens bring back only some of the rows that the next ones need. Weights in a cycle are meant to come
+    from memory and need none."""
     if len(contestant.functions) > 1 or contestant.seconds_per_call > LONG_CALL_SECONDS:
         return 0
-    return max(1, int(WARM_UP_SHARE * contestant.calls_per_sample))
+    return contestant.calls_per_sample
