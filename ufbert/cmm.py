@@ -146,7 +146,7 @@ def _infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch
     chosen = _backend_for(backend, x.device)
     dtype = x.dtype
     if not (
-        dtype == w_in.dtype == w_out.dtype == b_in.dtype
+        dtype is w_in.dtype is w_out.dtype is b_in.dtype
         and dtype in chosen.NATIVE_DTYPES
         and x.is_contiguous()
         and w_in.is_contiguous()

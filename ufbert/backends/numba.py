@@ -27,9 +27,9 @@ def forward(
     x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As many threads as torch uses, so `torch.set_num_threads` rules both."""
-    if shallow.is_shallow(w_in):
-        return shallow.forward(x, w_in, b_in, w_out)
     trees, nodes, hidden = w_in.shape
+    if nodes <= shallow.MOST_NODES and x.dtype is torch.float32:
+        return shallow.forward(x, w_in, b_in, w_out)
     tokens = x.shape[0]
     kept = torch.float64 if x.dtype == torch.float64 else torch.float32
     logits = torch.empty((tokens, trees, nodes.bit_length()), dtype=kept)
@@ -43,15 +43,17 @@ def forward(
 
 def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
     """`forward` without what only a backward needs."""
-    if shallow.is_shallow(w_in):
+    dtype = x.dtype
+    trees, nodes, hidden = w_in.shape
+    if nodes <= shallow.MOST_NODES and dtype is torch.float32:
         return shallow.infer(x, w_in, b_in, w_out)
-    biases = b_in.float() if b_in.dtype == torch.bfloat16 else b_in
+    if dtype is torch.bfloat16:
+        b_in = b_in.float()
     # Addresses, since a NumPy view of every tensor would take longer than one token's walk. torch's memory
     # also starts on a cache line, which NumPy's does not.
     y = torch.empty_like(x)
-    addresses = x.data_ptr(), w_in.data_ptr(), biases.data_ptr(), w_out.data_ptr(), y.data_ptr(), 0, 0
-    trees, nodes, hidden = w_in.shape
-    numba_kernels.forward_at(_STORAGES[x.dtype], addresses, x.shape[0], trees, nodes, hidden, torch.get_num_threads())
+    addresses = x.data_ptr(), w_in.data_ptr(), b_in.data_ptr(), w_out.data_ptr(), y.data_ptr(), 0, 0
+    numba_kernels.forward_at(_STORAGES[dtype], addresses, x.shape[0], trees, nodes, hidden, torch.get_num_threads())
     return y
 
 

@@ -12,14 +12,9 @@ import torch.nn.functional as F
 
 from ufbert import numba_kernels
 
-__all__ = ["forward", "infer", "is_shallow"]
+__all__ = ["MOST_NODES", "forward", "infer"]
 
-MOST_DEPTH = 2
-
-
-def is_shallow(w_in: torch.Tensor) -> bool:
-    """Whether the dense products are the faster way for weights (P, N, H)."""
-    return w_in.dtype == torch.float32 and w_in.shape[1] < 1 << (MOST_DEPTH + 1)
+MOST_NODES = 7
 
 
 def forward(
