@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from ufbert import FFF, numba_kernels
+from ufbert.backends import shallow
 from ufbert.cmm import cmm
 from ufbert.numba_kernels.activation import gelu_gradient_into, gelu_into
 from ufbert.tree import descend
@@ -158,9 +159,11 @@ def test_a_token_that_is_not_a_number_spoils_no_other(depth: int) -> None:
     np.testing.assert_array_equal(y[others], clean[others])
 
 
+@pytest.mark.parametrize("tokens", [1, 50])  # walked, and by dense products
 @pytest.mark.parametrize(("trees", "depth"), [(5, 0), (4, 1), (3, 2)])
-def test_shallow_trees_by_dense_products_take_the_same_paths(trees: int, depth: int) -> None:
-    arrays = operands(50, 40, trees, depth)
+def test_shallow_trees_take_the_same_paths_either_way(trees: int, depth: int, tokens: int) -> None:
+    assert shallow.is_faster(tokens, 2 ** (depth + 1) - 1, torch.float32) == (tokens == 50)
+    arrays = operands(tokens, 40, trees, depth)
     expected, logits, leaves = descend(*(a.astype(np.float64) for a in arrays))
     tensors = [torch.from_numpy(a) for a in arrays]
     sure = certain(logits)

@@ -28,9 +28,9 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As many threads as torch uses, so `torch.set_num_threads` rules both."""
     trees, nodes, hidden = w_in.shape
-    if nodes <= shallow.MOST_NODES and x.dtype is torch.float32:
-        return shallow.forward(x, w_in, b_in, w_out)
     tokens = x.shape[0]
+    if shallow.is_faster(tokens, nodes, x.dtype):
+        return shallow.forward(x, w_in, b_in, w_out)
     kept = torch.float64 if x.dtype == torch.float64 else torch.float32
     logits = torch.empty((tokens, trees, nodes.bit_length()), dtype=kept)
     leaves = torch.empty((tokens, trees), dtype=torch.int64)
@@ -45,7 +45,8 @@ def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.
     """`forward` without what only a backward needs."""
     dtype = x.dtype
     trees, nodes, hidden = w_in.shape
-    if nodes <= shallow.MOST_NODES and dtype is torch.float32:
+    tokens = x.shape[0]
+    if shallow.is_faster(tokens, nodes, dtype):
         return shallow.infer(x, w_in, b_in, w_out)
     if dtype is torch.bfloat16:
         b_in = b_in.float()
@@ -53,7 +54,7 @@ def infer(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.
     # also starts on a cache line, which NumPy's does not.
     y = torch.empty_like(x)
     addresses = x.data_ptr(), w_in.data_ptr(), b_in.data_ptr(), w_out.data_ptr(), y.data_ptr(), 0, 0
-    numba_kernels.forward_at(_STORAGES[dtype], addresses, x.shape[0], trees, nodes, hidden, torch.get_num_threads())
+    numba_kernels.forward_at(_STORAGES[dtype], addresses, tokens, trees, nodes, hidden, torch.get_num_threads())
     return y
 
 
