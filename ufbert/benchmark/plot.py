@@ -144,7 +144,7 @@ def draw_speedups(axis: Any, report: Report, dtype: str) -> None:
     axis.set(xscale="log", yscale="log", xlabel="batch (tokens)", ylabel="speedup over the fastest dense layer")
     axis.set_title(f"{dtype}, {threads(report.settings.threads)}", loc="left")
     batches = sorted({r.batch for r in results})
-    axis.set_xticks(batches, [f"{b:,}" for b in batches])
+    axis.set_xticks(batches, tick_labels(batches))
     axis.minorticks_off()
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     handles, labels = axis.get_legend_handles_labels()
@@ -156,6 +156,16 @@ def draw_speedups(axis: Any, report: Report, dtype: str) -> None:
         handles.append(Line2D([], [], color=GREY, linewidth=0.6, linestyle=":"))
         labels.append("dotted: the paper's figures")
     legend_below(axis, handles, labels)
+
+
+def tick_labels(batches: list[int]) -> list[str]:
+    """No label so near to the one before, on a logarithmic axis, that the two would overlap."""
+    labels: list[str] = []
+    last = 0
+    for batch in batches:
+        labels.append(f"{batch:,}" if batch >= 3 * last else "")
+        last = batch if labels[-1] else last
+    return labels
 
 
 def draw_line(axis: Any, row: list[Result], name: str, line: Any, labelled: bool) -> None:
