@@ -28,9 +28,10 @@ MOST_TOKENS = 32
 @kernel
 def forward_few(
     like: Any, like_logits: Any, x_at: int, w_in_at: int, b_in_at: int, w_out_at: int, y_at: int,
-    logits_at: int, leaves_at: int, tokens: int, trees: int, nodes: int, hidden: int,
+    logits_at: int, leaves_at: int, start: int, stop: int, trees: int, nodes: int, hidden: int,
 ) -> None:  # fmt: skip
-    """`tokens` tokens, any number, through all trees; the rest as in `layer.forward_chunk`."""
+    """As `layer.forward_chunk`, faster for up to `MOST_TOKENS` tokens."""
+    tokens = stop - start
     levels = 0
     while (1 << levels) <= nodes:
         levels += 1
@@ -50,7 +51,7 @@ def forward_few(
         for i in range(count):
             p = (first + i) // tokens
             t = first + i - p * tokens
-            walkers[TOKEN, i] = x_at + t * row
+            walkers[TOKEN, i] = x_at + (start + t) * row
             walkers[ROOT, i] = p * nodes
             walkers[NODE, i] = 0
             walkers[LOGIT_PLACE, i] = t * width + p * levels
@@ -63,14 +64,14 @@ def forward_few(
     leaves_pt = leaves.reshape(trees, tokens)
     add_paths(
         like, like, w_out_at, nodes * row, hidden, row, tokens, levels, activations_tk, leaves_pt, order_t,
-        y_at, row, True, False, 0,
+        y_at + start * row, row, True, False, 0,
     )  # fmt: skip
     if logits_at:
-        kept = carray(pointer_to(logits_at, like_logits), tokens * width)
+        kept = carray(pointer_to(logits_at, like_logits), stop * width)
         for i in range(tokens * width):
-            kept[i] = logits[i]
+            kept[start * width + i] = logits[i]
     if leaves_at:
-        kept_leaves = carray(pointer_to(leaves_at, places), (tokens, trees))
+        kept_leaves = carray(pointer_to(leaves_at, places), (stop, trees))
         for t in range(tokens):
             for p in range(trees):
-                kept_leaves[t, p] = leaves_pt[p, t]
+                kept_leaves[start + t, p] = leaves_pt[p, t]

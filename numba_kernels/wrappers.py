@@ -18,8 +18,9 @@ __all__ = ["backward", "forward", "forward_at", "keep_paths", "quantize_at"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
-# Fewer are not worth waking a thread for: two threads took 3.4 us a token at batch 32 and 1.5 at 128, one 1.7 and 1.1.
-FEWEST_TOKENS_PER_CHUNK = 128
+# Numbers in the rows that the tokens of a chunk visit: 128 tokens with 12 rows of 768, about 0.1 ms. Fewer are not
+# worth waking a thread for: with 32 tokens two threads took 3.4 us each and one 1.7, with 128 1.5 and 1.1.
+FEWEST_NUMBERS_PER_CHUNK = 128 * 12 * 768
 # 0.06 ms of one core: waking a second one takes as long.
 NUMBERS_PER_CHUNK = 1 << 21
 # Small enough that threads of unequal speed end together, large enough that handing a chunk out
@@ -49,17 +50,17 @@ def forward_at(
     The last two addresses may be 0 for what is not wanted.
     """
     like, like_logits = STORAGES[storage]
-    if threads == 1 or tokens <= FEWEST_TOKENS_PER_CHUNK:
+    if threads == 1 or tokens * trees * nodes.bit_length() * hidden <= FEWEST_NUMBERS_PER_CHUNK:
         # One token takes 3 us; what stands around this call counts.
-        if 0 < tokens <= MOST_TOKENS:
-            forward_few(like, like_logits, *addresses, tokens, trees, nodes, hidden)
-        elif tokens:
-            forward_chunk(like, like_logits, *addresses, 0, tokens, trees, nodes, hidden)
+        if tokens:
+            compute = forward_few if tokens <= MOST_TOKENS else forward_chunk
+            compute(like, like_logits, *addresses, 0, tokens, trees, nodes, hidden)
         return
-    chunks = _chunks(tokens, threads)
+    chunks = _chunks(tokens, threads, trees * nodes.bit_length() * hidden)
+    compute = forward_few if chunks[0][1] <= MOST_TOKENS else forward_chunk
 
     def work(chunk: int) -> None:
-        forward_chunk(like, like_logits, *addresses, *chunks[chunk], trees, nodes, hidden)
+        compute(like, like_logits, *addresses, *chunks[chunk], trees, nodes, hidden)
 
     run_chunks(work, len(chunks), threads)
 
@@ -100,14 +101,16 @@ def quantize_at(x_at: int, result_at: int, size: int, scale: float, threads: int
     run_chunks(work, -(-size // piece), threads)
 
 
-def _chunks(tokens: int, threads: int) -> list[tuple[int, int]]:
+def _chunks(tokens: int, threads: int, numbers: int) -> list[tuple[int, int]]:
     """Starts and stops: one chunk for each thread, since tokens share rows only within a chunk.
+
+    `numbers` are those of the rows that one token visits.
 
     Finer chunks even out cores of unequal speed, but cost more than that gains: with four chunks for two threads
     16,384 tokens took 0.49 us each, with two 0.45. A core that another process keeps busy slows the call to
     half its speed at worst.
     """
-    size = max(FEWEST_TOKENS_PER_CHUNK, -(-tokens // threads))
+    size = max(-(-FEWEST_NUMBERS_PER_CHUNK // numbers), -(-tokens // threads))
     return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
@@ -178,7 +181,7 @@ def backward(
     activations = np.empty_like(logits)
     grad_logits = np.empty_like(logits)
 
-    chunks = _chunks(tokens, threads)
+    chunks = _chunks(tokens, threads, trees * nodes.bit_length() * hidden)
 
     def per_token(chunk: int) -> None:
         token_gradients(grad_y, w_in, w_out, logits, leaves, grad_x, activations, grad_logits, *chunks[chunk])

@@ -60,6 +60,7 @@ def certain(logits: npt.NDArray[Any], margin: float = 1e-4) -> npt.NDArray[np.bo
         (5, 48, 1, 12),
         (32, 33, 11, 3),
         (3, 16, 50, 2),
+        (60, 768, 40, 3),  # work enough for several threads
     ],
 )
 @pytest.mark.parametrize("threads", [1, 3])
