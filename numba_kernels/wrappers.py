@@ -110,8 +110,9 @@ def _chunks(tokens: int, threads: int, numbers: int) -> list[tuple[int, int]]:
     16,384 tokens took 0.49 us each, with two 0.45. A core that another process keeps busy slows the call to
     half its speed at worst.
     """
-    size = max(-(-FEWEST_NUMBERS_PER_CHUNK // numbers), -(-tokens // threads))
-    return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+    chunks = min(threads, tokens, round(tokens * numbers / FEWEST_NUMBERS_PER_CHUNK))
+    size = -(-tokens // max(1, chunks))
+    return [(start, min(start + size, tokens)) for start in range(0, tokens, max(1, size))]
 
 
 def _address(array: npt.NDArray[Any]) -> int:
