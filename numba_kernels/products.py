@@ -27,17 +27,20 @@ RUNNING_SUMS = 4
 _intrinsic: Any = intrinsic
 
 
-def row_loop(builder: Any, hidden: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
-    """`body(item, carried, masked)` for every `step` items of a row, the last ones masked; the last `carried`."""
+def row_loop(
+    builder: Any, hidden: Any, step: int, carried: list[Any], body: Any, start: Any = None, *, rest: bool = True
+) -> tuple[list[Any], Any]:
+    """`body(item, carried, masked)` for every `step` items of a row from `start` on, the last ones masked.
+
+    Returns the last `carried`, and the item reached. Without `rest` the last items are left to another loop.
+    """
     function = builder.function
-    head, full, middle, rest, end = (
-        function.append_basic_block(name) for name in ("head", "full", "middle", "rest", "end")
-    )
+    head, full, middle = (function.append_basic_block(name) for name in ("head", "full", "middle"))
     entry = builder.block
     builder.branch(head)
     builder.position_at_end(head)
     item = builder.phi(I64)
-    item.add_incoming(ir.Constant(I64, 0), entry)
+    item.add_incoming(ir.Constant(I64, 0) if start is None else start, entry)
     running = [builder.phi(value.type) for value in carried]
     for phi, value in zip(running, carried, strict=True):
         phi.add_incoming(value, entry)
@@ -50,8 +53,11 @@ def row_loop(builder: Any, hidden: Any, step: int, carried: list[Any], body: Any
         phi.add_incoming(value, builder.block)
     builder.branch(head)
     builder.position_at_end(middle)
-    builder.cbranch(builder.icmp_signed("<", item, hidden), rest, end)
-    builder.position_at_end(rest)
+    if not rest:
+        return running, item
+    masked, end = (function.append_basic_block(name) for name in ("masked", "end"))
+    builder.cbranch(builder.icmp_signed("<", item, hidden), masked, end)
+    builder.position_at_end(masked)
     last = body(item, running, True)
     ended = builder.block
     builder.branch(end)
@@ -62,7 +68,7 @@ def row_loop(builder: Any, hidden: Any, step: int, carried: list[Any], body: Any
         result.add_incoming(phi, middle)
         result.add_incoming(value, ended)
         results.append(result)
-    return results
+    return results, item
 
 
 def _dots(cells: list[tuple[int, int]]) -> Any:
@@ -97,7 +103,7 @@ def _dots(cells: list[tuple[int, int]]) -> Any:
                 return updated
 
             start = [storage.zero()] * (len(cells) * RUNNING_SUMS)
-            sums = row_loop(builder, length, RUNNING_SUMS * storage.lanes, start, body)
+            sums, _ = row_loop(builder, length, RUNNING_SUMS * storage.lanes, start, body)
             out_pointer = builder.inttoptr(out_at, storage.scalar.as_pointer())
             for cell in range(len(cells)):
                 a, b, c, d = sums[cell * RUNNING_SUMS : (cell + 1) * RUNNING_SUMS]
@@ -119,9 +125,9 @@ dots_3x2 = _dots([(row, token) for token in range(2) for row in range(3)])
 dots_pairwise_4 = _dots([(i, i) for i in range(4)])
 
 
-# Vectors of sums that stand in registers while a piece of every row passes: four pieces of 768 float32. 8 or 16 are
-# slower by 5 %.
-SUMS_IN_REGISTERS = 12
+# Vectors of sums that stand in registers while a piece of every row passes: four pieces of 768 float32 (8 or 16 are
+# slower by 5 %), and what is left in smaller ones.
+LARGE_PIECE, SMALL_PIECE = 12, 4
 
 
 def _weighted_rows(*, first: bool, stream: bool) -> Any:
@@ -144,8 +150,8 @@ def _weighted_rows(*, first: bool, stream: bool) -> Any:
             y = builder.inttoptr(y_address, BYTE.as_pointer())
             one = ir.Constant(I64, 1)
 
-            def body(item: Any, _: list[Any], masked: bool) -> list[Any]:
-                places = [builder.add(item, ir.Constant(I64, k * storage.lanes)) for k in range(SUMS_IN_REGISTERS)]
+            def piece(item: Any, vectors_in_piece: int, masked: bool) -> list[Any]:
+                places = [builder.add(item, ir.Constant(I64, k * storage.lanes)) for k in range(vectors_in_piece)]
                 masks = [storage.mask(builder, builder.sub(length, at)) if masked else None for at in places]
 
                 def weighted(i: Any, sums: Any) -> list[Any]:
@@ -181,7 +187,14 @@ def _weighted_rows(*, first: bool, stream: bool) -> Any:
                     target.store(builder, total, y, at, mask, stream)
                 return []
 
-            row_loop(builder, length, SUMS_IN_REGISTERS * storage.lanes, [], body)
+            def large(item: Any, _: list[Any], masked: bool) -> list[Any]:
+                return piece(item, LARGE_PIECE, masked)
+
+            def small(item: Any, _: list[Any], masked: bool) -> list[Any]:
+                return piece(item, SMALL_PIECE, masked)
+
+            _, reached = row_loop(builder, length, LARGE_PIECE * storage.lanes, [], large, rest=False)
+            row_loop(builder, length, SMALL_PIECE * storage.lanes, [], small, reached)
             return context.get_dummy_value()
 
         return types.void(like, like_y, *[types.intp] * 5), generate

@@ -53,6 +53,7 @@ def certain(logits: npt.NDArray[Any], margin: float = 1e-4) -> npt.NDArray[np.bo
         (130, 64, 7, 3),  # several trees together, the last group smaller
         (90, 33, 3, 8),  # rows that end within a vector
         (70, 1, 2, 4),
+        (60, 270, 3, 5),  # a large piece of a row, a small one, and the rest
         (1100, 768, 2, 3),  # two blocks through all trees
         (400, 768, 1, 0),
         (400, 768, 2, 1),
