@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .loading import Launch, enqueue
 from .plan import DTYPES, GRID_LIMIT, specialize
 
-__all__ = ["KERNELS", "MAIN_FILE", "NaiveLayout", "forward", "forward_launches"]
+__all__ = ["KERNELS", "MAIN_FILE", "NaiveLayout", "forward_launches", "run"]
 
 MAIN_FILE = "naive.cu"
 KERNELS = {"naive_forward": 8}
@@ -50,7 +50,11 @@ def forward_launches(
     depth: int,
     dtype: str,
 ) -> tuple[NaiveLayout, list[Launch]]:
-    """The constants and the launches of `forward`, without doing them."""
+    """The constants and the launches, to `run`, that make the y of `launcher.forward`, without logits and leaves.
+
+    `sums` is scratch memory of (T, H) float32 without content; for float32 it is `y` itself. Raises `ValueError`
+    for a dtype or shape without kernels.
+    """
     specialize(dtype, hidden, depth, 1)  # names what is wrong with a dtype or shape
     grid = -(-tokens // BLOCK_THREADS)
     if trees < 1 or not 0 <= grid <= GRID_LIMIT:
@@ -60,29 +64,6 @@ def forward_launches(
     return NaiveLayout(dtype, hidden, depth), launches
 
 
-def forward(
-    *,
-    x: int,
-    w_in: int,
-    b_in: int,
-    w_out: int,
-    y: int,
-    sums: int,
-    tokens: int,
-    hidden: int,
-    trees: int,
-    depth: int,
-    dtype: str,
-    device: int,
-    stream: int,
-) -> None:
-    """y of `launcher.forward`, without logits and leaves. Enqueues one kernel on `stream` and returns at once.
-
-    `sums` is scratch memory of (T, H) float32 without content; for float32 it is `y` itself.
-    Raises `CudaUnavailable`, and `ValueError` for a dtype or shape without kernels.
-    """
-    layout, launches = forward_launches(
-        x=x, w_in=w_in, b_in=b_in, w_out=w_out, y=y, sums=sums,
-        tokens=tokens, hidden=hidden, trees=trees, depth=depth, dtype=dtype,
-    )  # fmt: skip
+def run(layout: NaiveLayout, launches: list[Launch], device: int, stream: int) -> None:
+    """Enqueue the launches on a stream of `device` and return at once. Raises `CudaUnavailable`."""
     enqueue(MAIN_FILE, layout.macros, tuple(KERNELS), launches, device, stream)

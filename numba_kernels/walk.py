@@ -1,4 +1,4 @@
-"""Walking tokens down trees one by one: no row serves two of them, so eight walk side by side.
+"""Walking tokens down trees each by itself, as though no row served two of them: eight walk side by side.
 
 A walker is one token in one tree. Four of them share an instruction stream with a row each; with two such sets by
 turns, one set's reads hide the waiting of the other. More sets gained nothing.

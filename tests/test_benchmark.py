@@ -5,41 +5,32 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from benchmark_figures import LIMITS, figure
 
-from ufbert.benchmark import conditional, dense, machine
+from ufbert.benchmark import conditional, dense
 from ufbert.benchmark.capacity import affordable_layers
 from ufbert.benchmark.checking import Checker
 from ufbert.benchmark.implementations import Implementation, Situation, available
 from ufbert.benchmark.layer import LayerBenchmark
-from ufbert.benchmark.limits import Traffic, measure_limits, share_of_limit
-from ufbert.benchmark.machine import CpuTimes, describe_machine, foreign_share
 from ufbert.benchmark.operands import DenseWeights, Pool, TreeWeights, draw_dense, draw_inputs, draw_trees
 from ufbert.benchmark.paths import entropy_bits, expected_distinct, path_statistics, right_shares
 from ufbert.benchmark.pool import draw_pool
 from ufbert.benchmark.reference import check_output, dense_rows, near_tie, route, walk_rows
 from ufbert.benchmark.reference_gradients import check_training, dense_gradients, tree_gradients
-from ufbert.benchmark.results import Result, compare
+from ufbert.benchmark.results import compare
 from ufbert.benchmark.settings import BenchmarkSettings, Shape
-from ufbert.benchmark.timing import Budget, Clock, Contestant, Spread, Threads, calibrate, race
+from ufbert.benchmark.timing import Budget, Threads
 from ufbert.errors import ConfigError
 from ufbert.fff import masked_dense_fff
 from ufbert.numba_kernels import blas_levels
-from ufbert.numba_kernels.memory_probe import read_bandwidth
 from ufbert.tree import descend
 
 CPU = torch.device("cpu")
-LIMITS: dict[str, Any] = {
-    "threads": 1,
-    "gigaflops": {"float32": 100.0, "bfloat16": 200.0},
-    "gigabytes_per_second": {"L1": 200.0, "L2": 100.0, "L3": 50.0, "DRAM": 10.0},
-}
 # Not timed here: compilation takes seconds.
 COMPILED = ("torch-compiled", "torch-autotuned", "torch-compiled-tf32", "torch-autotuned-tf32")
 
@@ -304,128 +295,6 @@ class TestImplementations:
             blas_levels.dense_level_2(x, w, b[:2], w)
         with pytest.raises(ValueError, match="do not fit together"):
             blas_levels.conditional_level_1(x[:, :4].copy(), w[None], b[None], w[None])
-
-
-class TestTiming:
-    def test_contestants_take_turns_on_other_inputs_and_layers(self) -> None:
-        heard: list[tuple[str, int, int]] = []
-
-        def contestant(name: str, layers: int) -> Contestant:
-            functions = [lambda x, layer=layer: heard.append((name, layer, x)) for layer in range(layers)]
-            return Contestant(name, functions, list(range(5)), seconds_per_call=0.01, calls_per_sample=2)
-
-        first, second = contestant("a", 3), contestant("b", 3)
-        rounds = race([first, second], Clock(CPU), 0.0)
-        assert rounds >= 3
-        assert len(first.samples) == len(second.samples) == rounds
-        order = [name for name, _, _ in heard]
-        assert order == ["a", "a", "b", "b"] * rounds
-        of_a = [(layer, x) for name, layer, x in heard if name == "a"]
-        assert of_a == [(i % 3, i % 5) for i in range(len(of_a))]
-
-    def test_warm_weights_are_warmed_up_and_not_counted(self) -> None:
-        calls: list[int] = []
-        contestant = Contestant("a", [calls.append], [0], seconds_per_call=1e-3, calls_per_sample=8)
-        rounds = race([contestant], Clock(CPU), 0.0)
-        assert len(calls) == rounds * (8 + 8)
-        assert len(contestant.samples) == rounds
-
-    def test_before_is_called_before_every_sample(self) -> None:
-        count: list[int] = []
-        contestant = Contestant("a", [lambda x: x], [0], before=lambda: count.append(1))
-        calibrate(contestant, Clock(CPU))
-        assert contestant.seconds_per_call > 0
-        assert contestant.calls_per_sample > 1
-        rounds = race([contestant], Clock(CPU), 0.0)
-        assert len(count) == rounds + 1
-
-    def test_spread(self) -> None:
-        spread = Spread.of([1.0, 2.0, 3.0, 4.0, 5.0])
-        assert (spread.lower, spread.median, spread.upper) == (2.0, 3.0, 4.0)
-        assert spread.relative == pytest.approx(2 / 3)
-
-    def test_budget_is_shared_by_weight(self) -> None:
-        budget = Budget(100.0)
-        assert budget.share(1.0, 4.0) == pytest.approx(25.0, abs=0.5)
-        assert Budget(1e-9).share(1.0, 1.0) == 0.0
-
-    def test_threads_are_set_for_all_and_restored(self) -> None:
-        from threadpoolctl import threadpool_info
-
-        def blas() -> set[int]:
-            return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
-
-        before = torch.get_num_threads(), blas()
-        with Threads(1) as threads:
-            assert torch.get_num_threads() == 1
-            assert blas() == {1}
-            threads.set_blas(2)
-            assert 2 in blas()
-        assert (torch.get_num_threads(), blas()) == before
-
-
-class TestMachine:
-    def test_description(self) -> None:
-        found = describe_machine(CPU)
-        assert found["processor"]
-        assert found["usable_cores"] >= 1
-        assert found["cache_bytes"]["L1"] >= 8 << 10
-        assert found["torch"] == torch.__version__
-        assert found["blas"]
-
-    def test_without_proc_and_sys_it_still_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: Any, **__: Any) -> Any:
-            raise FileNotFoundError
-
-        def nothing(*_: Any) -> Iterator[Path]:
-            return iter(())
-
-        monkeypatch.setattr(Path, "read_text", refuse)
-        monkeypatch.setattr(Path, "glob", nothing)
-        assert machine.processor_name()
-        assert machine.instruction_sets()
-        assert machine.cache_sizes() == machine.ASSUMED_CACHES
-        assert machine.available_memory() is None
-        assert machine.cpu_times() is None
-        assert foreign_share(None, None) is None
-
-    def test_foreign_work_is_what_is_not_ours(self) -> None:
-        before = CpuTimes(system=100.0, own=10.0, stolen=0.0, wall=50.0)
-        after = CpuTimes(system=112.0, own=18.0, stolen=1.0, wall=60.0)
-        assert foreign_share(before, after) == {"busy_cores": 0.4, "stolen_cores": 0.1}
-        assert foreign_share(before, before) is None
-
-    def test_limits_are_measured(self) -> None:
-        found = measure_limits(CPU, ("float32",), 1)
-        assert found["gigaflops"]["float32"] > 0
-        assert {"L1", "L2", "DRAM"} <= set(found["gigabytes_per_second"])
-        assert read_bandwidth(1 << 14, threads=2, seconds=0.01) > 0
-
-    def test_share_of_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ufbert.benchmark.limits.cache_sizes", lambda: {"L1": 1000, "L2": 10**6, "L3": 10**7})
-        shape = Shape(hidden_size=100, trees=1, depth=1, intermediate_size=3)
-        whole = Traffic(shape, 3, 10, 4, per_token=False)
-        assert whole.operations == 4 * 3 * 100 * 10
-        assert whole.bytes == 2 * 3 * 100 * 4 + 2 * 10 * 100 * 4
-        single = Traffic(shape, 2, 10, 4, per_token=True)
-        assert single.bytes == 10 * (2 * 2 * 100 * 4 + 2 * 100 * 4)
-        found = share_of_limit(single, 1e-6, "float32", 2400, LIMITS)
-        assert found["memory_level"] == "L2"
-        assert found["gigabytes_per_second"] == pytest.approx(24.0)
-        assert found["share_of_memory_limit"] == pytest.approx(0.24)
-        assert found["share_of_compute_limit"] == pytest.approx(8000 / 1e-6 / 1e9 / 100)
-        assert share_of_limit(single, 1e-6, "float32", 10**9, LIMITS)["memory_level"] == "DRAM"
-
-
-def figure(layer: str, name: str, microseconds: float, **changes: Any) -> Result:
-    values: dict[str, Any] = {
-        "layer": layer, "implementation": name, "level": None, "role": "subject", "device": "cpu", "dtype": "float32",
-        "threads": 1, "batch": 4, "direction": "forward", "weights": "warm", "layers": 1, "trees": 1, "depth": 3,
-        "hidden_size": 16, "neurons": 15, "neurons_visited": 4 if layer == "fff" else 15, "timed_tokens": 4,
-        "spread": Spread(*[4e-6 * microseconds] * 3), "samples": 5, "calls_per_sample": 1, "checked_tokens": 4,
-        "largest_error": 0.0, "diverted_tokens": 0,
-    }  # fmt: skip
-    return Result(**{**values, **changes})
 
 
 class TestComparison:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark_figures import figure
 
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM
 from ufbert import cmm as operator
@@ -18,7 +19,7 @@ from ufbert.benchmark.results import Report, Result, compare
 from ufbert.benchmark.settings import BenchmarkSettings, Shape
 from ufbert.benchmark.tables import show
 from ufbert.benchmark.tensor_float import in_tf32, tf32
-from ufbert.benchmark.timing import Budget, Clock, Contestant, Spread, calibrate, race
+from ufbert.benchmark.timing import Budget, Clock, Contestant, calibrate, race
 from ufbert.cmm import cmm, resolve_backend
 from ufbert.cuda import launcher, machine
 from ufbert.errors import BackendError
@@ -54,16 +55,9 @@ def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
-def figure(layer: str, name: str, microseconds: float, **changes: Any) -> Result:
-    values: dict[str, Any] = {
-        "layer": layer, "implementation": name, "level": None, "role": "subject", "device": "cuda", "dtype": "float32",
-        "threads": 1, "batch": 4, "direction": "forward", "weights": "warm", "layers": 1, "trees": 1, "depth": 3,
-        "hidden_size": 16, "neurons": 15, "neurons_visited": 4 if layer == "fff" else 15, "timed_tokens": 4,
-        "spread": Spread(*[4e-6 * microseconds] * 3), "samples": 5, "calls_per_sample": 1, "checked_tokens": 4,
-        "largest_error": 0.0, "diverted_tokens": 0,
-        "limits": {"share_of_compute_limit": 0.1, "share_of_memory_limit": 0.2, "memory_level": "L2"},
-    }  # fmt: skip
-    return Result(**{**values, **changes})
+def on_gpu(layer: str, name: str, microseconds: float, **changes: Any) -> Result:
+    limits = {"share_of_compute_limit": 0.1, "share_of_memory_limit": 0.2, "memory_level": "L2"}
+    return figure(layer, name, microseconds, **{"device": "cuda", "limits": limits, **changes})
 
 
 @pytest.mark.usefixtures("with_kernels")
@@ -155,12 +149,12 @@ def test_tf32_is_on_inside_its_calls_only() -> None:
 
 
 def test_speedups_over_dense_layers_with_and_without_tf32_are_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    ours = figure("fff", "ufbert", 2.0)
-    flushed = figure("fff", "ufbert", 4.0, weights="flushed")
+    ours = on_gpu("fff", "ufbert", 2.0)
+    flushed = on_gpu("fff", "ufbert", 4.0, weights="flushed")
     results = [
-        figure("ff", "torch-eager", 20.0), figure("ff", "torch-compiled", 18.0),
-        figure("ff", "torch-eager-tf32", 6.0, tf32=True), ours,
-        figure("ff", "torch-eager", 24.0, weights="flushed"), flushed,
+        on_gpu("ff", "torch-eager", 20.0), on_gpu("ff", "torch-compiled", 18.0),
+        on_gpu("ff", "torch-eager-tf32", 6.0, tf32=True), ours,
+        on_gpu("ff", "torch-eager", 24.0, weights="flushed"), flushed,
     ]  # fmt: skip
     compare(results)
     assert ours.fastest_dense == "torch-compiled"

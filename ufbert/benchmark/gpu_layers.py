@@ -26,18 +26,12 @@ def naive(weights: TreeWeights, situation: Situation) -> Function:
     def call(x: torch.Tensor) -> torch.Tensor:
         y = torch.empty_like(x)
         sums = y if dtype == torch.float32 else torch.empty_like(x, dtype=torch.float32)
+        layout, launches = kernel.forward_launches(
+            x=x.data_ptr(), y=y.data_ptr(), sums=sums.data_ptr(), tokens=x.shape[0], dtype=DTYPES[dtype],
+            **addresses, **sizes,
+        )  # fmt: skip
         with torch.cuda.device(x.device):
-            kernel.forward(
-                x=x.data_ptr(),
-                y=y.data_ptr(),
-                sums=sums.data_ptr(),
-                tokens=x.shape[0],
-                dtype=DTYPES[dtype],
-                device=x.get_device(),
-                stream=torch.cuda.current_stream(x.device).cuda_stream,
-                **addresses,
-                **sizes,
-            )
+            kernel.run(layout, launches, x.get_device(), torch.cuda.current_stream(x.device).cuda_stream)
         return y
 
     return call
