@@ -85,10 +85,10 @@ def finetune(
     Writes a checkpoint folder that `ufbert infer --task classify` runs, with the figures in its README.md
     and metrics.jsonl. The folder is brought up to date after every epoch; Ctrl-C keeps the best one so far.
     """
-    from ufbert.finetuning.recipe import DataRequest
-    from ufbert.finetuning.recipe import finetune as run
+    from ufbert.finetuning.run import DataRequest
+    from ufbert.finetuning.run import finetune as run
     from ufbert.reporting import show_log
-    from ufbert.settings import load_settings
+    from ufbert.settings.toml import load_settings
 
     show_log()
     request = DataRequest(

@@ -83,7 +83,7 @@ def infer(
     backend: Annotated[str, typer.Option(help="Of the feedforward layers: auto, reference, numba or cuda.")] = "auto",
 ) -> None:
     """Fill masks, classify or embed texts. Memory does not grow with the input, and its order is kept."""
-    from ufbert.inference.files import infer_files
+    from ufbert.inference.run import infer_files
     from ufbert.reporting import show_log
 
     show_log()

@@ -68,7 +68,7 @@ def pretrain(
     Writes a checkpoint folder that the other commands read, with the training state beside the weights.
     Ctrl-C saves before it stops; --resume continues. Several processes: torchrun -m ufbert pretrain ...
     """
-    from ufbert.pretraining.loop import pretrain as run
+    from ufbert.pretraining.run import pretrain as run
     from ufbert.pretraining.run_folder import plan_run
     from ufbert.reporting import note, show_log
 

@@ -22,15 +22,7 @@ from __future__ import annotations
 from .compiler import MAIN_FILE
 from .loading import Launch, enqueue
 from .machine import availability
-from .plan import (
-    Specialization,
-    backward_plan,
-    backward_workspace,
-    specialize,
-    token_grid,
-    vector_width,
-    weight_grid,
-)
+from .plan import Specialization, backward_plan, backward_workspace, specialize, token_grid, vector_width, weight_grid
 
 __all__ = [
     "KERNELS",

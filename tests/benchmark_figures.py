@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ufbert.benchmark.results import Result
+from ufbert.benchmark.report.results import Result
 from ufbert.benchmark.timing import Spread
 
 LIMITS: dict[str, Any] = {

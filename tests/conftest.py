@@ -6,6 +6,8 @@ import os
 
 # One thread pool a process; the suite's own parallelism is the machine's.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# As the command line sets it: on a busy machine torch's threads would spin at each other for most of the time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pathlib import Path
 
@@ -69,11 +71,7 @@ SENTENCES = [
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Random checkpoints of all kinds with a tokenizer: `masked_lm`, `classifier`, `regression`, `encoder`."""
-    from ufbert import (
-        UltraFastBertForMaskedLM,
-        UltraFastBertForSequenceClassification,
-        UltraFastBertModel,
-    )
+    from ufbert import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification, UltraFastBertModel
     from ufbert.text.tokenization import train_tokenizer
 
     torch.manual_seed(0)

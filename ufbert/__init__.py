@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import UltraFastBertConfig
-    from .encoder import UltraFastBertModel
-    from .fff import FFF
-    from .heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
-    from .inference.pipeline import Pipeline
+    from ufbert.inference.pipeline import Pipeline
+    from ufbert.model.config import UltraFastBertConfig
+    from ufbert.model.encoder import UltraFastBertModel
+    from ufbert.model.fff import FFF
+    from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 
 __all__ = [
     "FFF",
@@ -28,11 +28,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "FFF": "fff",
-    "UltraFastBertConfig": "config",
-    "UltraFastBertModel": "encoder",
-    "UltraFastBertForMaskedLM": "heads",
-    "UltraFastBertForSequenceClassification": "heads",
+    "FFF": "model.fff",
+    "UltraFastBertConfig": "model.config",
+    "UltraFastBertModel": "model.encoder",
+    "UltraFastBertForMaskedLM": "model.heads",
+    "UltraFastBertForSequenceClassification": "model.heads",
     "Pipeline": "inference.pipeline",
 }
 

@@ -7,24 +7,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ufbert.allocation import keep_freed_memory
-from ufbert.atomic import check_new
-from ufbert.devices import choose_device
+from ufbert.benchmark.layer.depth_sweep import sweep_depths
+from ufbert.benchmark.layer.run import LayerBenchmark
+from ufbert.benchmark.machine.description import cpu_times, describe_machine, foreign_share, peak_memory
+from ufbert.benchmark.machine.limits import measure_limits
+from ufbert.benchmark.machine.tensor_float import tf32
+from ufbert.benchmark.models.encoder import EncoderBenchmark
+from ufbert.benchmark.models.training import ModelBenchmark
+from ufbert.benchmark.report.encoder_plot import draw_encoders
+from ufbert.benchmark.report.plot import check_plot, draw
+from ufbert.benchmark.report.results import WIDE_SPREAD, Report
+from ufbert.benchmark.report.tables import show
 from ufbert.errors import BackendError, ConfigError
 from ufbert.reporting import note, progress, show_log
+from ufbert.system.allocation import keep_freed_memory
+from ufbert.system.atomic import check_new
+from ufbert.system.devices import choose_device
 
-from .depth_sweep import sweep_depths
-from .encoder import EncoderBenchmark
-from .encoder_plot import draw_encoders
-from .layer import LayerBenchmark
-from .limits import measure_limits
-from .machine import cpu_times, describe_machine, foreign_share, peak_memory
-from .models import ModelBenchmark
-from .plot import check_plot, draw
-from .results import WIDE_SPREAD, Report
 from .settings import BenchmarkSettings
-from .tables import show
-from .tensor_float import tf32
 from .timing import Budget, Threads
 
 __all__ = ["measure", "run_benchmark"]

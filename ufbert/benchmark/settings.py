@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Self
 
+from ufbert.cmm.tree import check_shape, node_count
 from ufbert.errors import ConfigError
-from ufbert.tree import check_shape, node_count
 
 __all__ = ["PRESETS", "BenchmarkSettings", "Shape", "usable_cores"]
 

@@ -13,16 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError, DataError
-from ..text.text_files import expand_paths
-from .labelled_rows import (
-    LabelledRows,
-    class_numbers,
-    holds_values,
-    infer_class_names,
-    label_values,
-    read_labelled,
-)
+from ufbert.errors import ConfigError, DataError
+from ufbert.text.files import expand_paths
+
+from .labelled_rows import LabelledRows, class_numbers, holds_values, infer_class_names, label_values, read_labelled
 from .tasks import CLASSIFICATION, REGRESSION, Measure, glue_task
 
 __all__ = ["DataRequest", "Split", "TaskData", "load_task_data"]

@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from ..reporting import note
-from ..text.hub_datasets import quiet_loading
-from ..text.text_files import file_format, read_rows
+from ufbert.errors import DataError
+from ufbert.reporting import note
+from ufbert.text.files import file_format, read_rows
+from ufbert.text.hub import quiet_loading
+
 from .classification_data import TaskData, build_task_data
 from .labelled_rows import LabelledRows, read_labelled
 from .tasks import GlueTask

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
-from ..text.text_files import file_format, read_rows
+from ufbert.errors import DataError
+from ufbert.text.files import file_format, read_rows
 
 __all__ = ["LabelledRows", "class_numbers", "holds_values", "infer_class_names", "label_values", "read_labelled"]
 

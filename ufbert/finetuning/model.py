@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from ..checkpoint import read_config
-from ..encoder import UltraFastBertModel
-from ..errors import CheckpointError
-from ..heads import ClassificationHead, UltraFastBertForSequenceClassification
-from ..sections import FinetuningSettings
-from ..text.tokenization import load_tokenizer
+from ufbert.errors import CheckpointError
+from ufbert.model.encoder import UltraFastBertModel
+from ufbert.model.heads import ClassificationHead, UltraFastBertForSequenceClassification
+from ufbert.model.pretrained import read_config
+from ufbert.settings.sections import FinetuningSettings
+from ufbert.text.tokenization import load_tokenizer
+
 from .classification_data import TaskData
 
 __all__ = ["LoadedModel", "load_model", "matching_tokenizer", "scale_output"]

@@ -12,10 +12,11 @@ from typing import Any, Self
 
 from rich.table import Table
 
-from ..config import UltraFastBertConfig
-from ..model_card import model_card
-from ..reporting import note, progress
-from ..training_display import duration
+from ufbert.model.card import model_card
+from ufbert.model.config import UltraFastBertConfig
+from ufbert.reporting import note, progress
+from ufbert.training.display import duration
+
 from .classification_data import TaskData
 from .tasks import Scores
 

@@ -1,292 +1,76 @@
-"""The course of a finetuning run: epochs of training and validation, each followed by a save."""
+"""Finetuning: a checkpoint's encoder with a classification head, trained on labelled texts.
+
+The recipe is the paper's (Belcak & Wattenhofer 2023, section 3.1): 5 epochs, batches of 16, AdamW with a peak
+learning rate of 4e-5, a warm-up over the first tenth of the steps, cosine decay, dropout 0.1, the same for
+every task. One thing is ours: a regression head learns the labels in units of their standard deviation and
+is scaled back when it is saved, so that labels of any size are learned alike.
+"""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator
+import itertools
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer
 
-from ..atomic import write_folder
-from ..devices import autocast, choose_precision
-from ..errors import ConfigError
-from ..optimization import parameter_groups, set_learning_rate
-from ..reporting import console, note
-from ..sections import FinetuningSettings
-from ..text.batching import length_batches
-from .classification_data import Split, TaskData
-from .model import LoadedModel, scale_output
-from .report import EpochReport, FinetuningDisplay, FinetuningReport
-from .sequence_batches import Sequences, encode_sequences, training_batches
-from .tasks import baseline_prediction
+from ufbert.model.pretrained import locate_checkpoint, read_config
+from ufbert.settings.sections import FinetuningSettings
+from ufbert.system.atomic import check_new
+from ufbert.system.devices import choose_device
 
-__all__ = ["FinetuningRun", "learning_rate_share"]
+from .classification_data import DataRequest, load_task_data
+from .epochs import FinetuningRun
+from .model import load_model, matching_tokenizer
+from .report import FinetuningReport
 
-EVALUATION_BATCH_SIZE = 64
-RECORDS_PER_EPOCH = 20
-METRICS_FILE = "metrics.jsonl"
+__all__ = ["DataRequest", "FinetuningResult", "finetune"]
 
 
-def learning_rate_share(settings: FinetuningSettings, step: int, total: int) -> float:
-    """The share of the peak learning rate at `step` (from 0) of `total`: linear warm-up, then the decay."""
-    warm_up = math.ceil(settings.warmup_fraction * total)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    if settings.schedule == "constant":
-        return 1.0
-    done = (step - warm_up) / max(1, total - warm_up)
-    return 0.5 * (1.0 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0 - done
+@dataclass(frozen=True)
+class FinetuningResult:
+    """Where the finetuned checkpoint is, and how the run went."""
+
+    folder: Path
+    report: FinetuningReport
 
 
-class FinetuningRun:
-    """A run: the model and its rows, trained epoch by epoch and saved after each."""
+def finetune(
+    checkpoint: str | Path,
+    request: DataRequest,
+    settings: FinetuningSettings | None = None,
+    out: Path | None = None,
+    *,
+    tokenizer: Path | None = None,
+    command: str = "ufbert finetune",
+) -> FinetuningResult:
+    """Finetune `checkpoint` (folder or hub id) on what `request` names and save it to the folder `out`.
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        tokenizer: Tokenizer,
-        data: TaskData,
-        settings: FinetuningSettings,
-        device: torch.device,
-        out: Path,
-        source: str,
-        command: str,
-    ) -> None:
-        model = loaded.model
-        self.data, self.settings, self.out, self.source, self.command = data, settings, out, source, command
-        self.tokenizer, self.device, self.head = tokenizer, device, loaded.head
-        self.dtype = choose_precision(settings.precision, device)
-        self.max_length = min(settings.max_length, model.config.max_position_embeddings)
-        self.model = model.to(device)
-        self.train_sequences = self._encode(data.train)
-        self.validation_sequences = [self._encode(split) for split in data.validation]
-        self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
-        self.total_steps = settings.epochs * self.steps_per_epoch
-        self.step = 0
-        self.started = time.perf_counter()
-        self.saved = False
-        self.provenance = dict(model.config.provenance)
-        # Values are learned in units of their spread around their mean.
-        self.offset, self.factor = 0.0, 1.0
-        self.labels = torch.from_numpy(data.train.labels)
-        if data.regression:
-            self.offset = float(np.mean(data.train.labels))
-            self.factor = float(np.std(data.train.labels)) or 1.0
-            self.labels = ((self.labels - self.offset) / self.factor).float()
-            if not loaded.head_is_new:
-                scale_output(self.model, 1.0 / self.factor, -self.offset / self.factor)
-        self.report = self._new_report()
+    Without `out`, the folder is the first free one of `runs/finetune-NAME`, `runs/finetune-NAME-2`, ... It is
+    brought up to date after every epoch, whole each time: the kept weights, the tokenizer, the model card with
+    the figures, and metrics.jsonl. `command` stands in the card. The same seed gives the same model on a CPU.
 
-    def _encode(self, split: Split) -> Sequences:
-        return encode_sequences(
-            self.tokenizer, split.texts, split.pairs, self.max_length, self.model.config.pad_token_id
-        )
+    Ctrl-C saves what there is, says so and raises `KeyboardInterrupt` again. Raises `CheckpointError`,
+    `DataError`, `OutputError` and `BackendError` before any work, and `ConfigError` if the loss diverges.
+    """
+    settings = settings or FinetuningSettings()
+    out = _free_folder(request.name) if out is None else out
+    check_new(out, "finetuned model")
+    folder = locate_checkpoint(checkpoint)
+    config = read_config(folder)
+    tokens = matching_tokenizer(folder, tokenizer, config.vocab_size)
+    device = choose_device(settings.device)
+    data = load_task_data(request, settings.seed)
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+        torch.manual_seed(settings.seed)
+        loaded = load_model(folder, data, settings)
+        run = FinetuningRun(loaded, tokens, data, settings, device, out, str(checkpoint), command)
+        report = run.train()
+    return FinetuningResult(out, report)
 
-    def _new_report(self) -> FinetuningReport:
-        data = self.data
-        name, prediction = baseline_prediction(data.train.labels, data.regression)
-        baseline = tuple(
-            data.measure.scores(split.labels, np.full(len(split), prediction, dtype=split.labels.dtype))
-            for split in data.validation
-        )
-        report = FinetuningReport(data, name, baseline, self.settings.keep, self.settings.epochs)
-        report.record(
-            event="start",
-            task=data.name,
-            train_rows=len(data.train),
-            validation_rows={split.name: len(split) for split in data.validation},
-            classes=data.label_names,
-            baseline=report.by_split(baseline),
-            steps=self.total_steps,
-            device=str(self.device),
-            precision=str(self.dtype).removeprefix("torch."),
-        )
-        return report
 
-    def introduce(self) -> None:
-        """Say what is about to happen, and what the reader of the figures must know."""
-        data = self.data
-        classes = "values" if data.label_names is None else f"classes {', '.join(data.label_names[:10])}"
-        if data.label_names is not None and len(data.label_names) > 10:
-            classes += f" and {len(data.label_names) - 10} more"
-        validation = " and ".join(f"{len(split):,} of {split.source}" for split in data.validation)
-        note(
-            f"{data.name}: {len(data.train):,} training rows of {data.train.source}, validation {validation}; {classes}"
-        )
-        precision = str(self.dtype).removeprefix("torch.")
-        note(f"{self.source}: {self.head}; {self.total_steps:,} steps on {self.device.type} in {precision}")
-        cut = self.train_sequences.cut + sum(s.cut for s in self.validation_sequences)
-        if cut:
-            rows = len(self.train_sequences) + sum(map(len, self.validation_sequences))
-            limit = "the model's limit" if self.max_length < self.settings.max_length else "finetuning.max_length"
-            note(f"note: {cut:,} of {rows:,} rows are cut to {self.max_length} tokens ({limit})")
-        for text in data.notes:
-            note(f"note: {text}")
-
-    def train(self) -> FinetuningReport:
-        """All epochs. Raises `KeyboardInterrupt` once what there is has been saved."""
-        settings, report = self.settings, self.report
-        self.introduce()
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, settings.weight_decay),
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            eps=settings.adam_epsilon,
-            fused=True,
-        )
-        self.started = time.perf_counter()
-        try:
-            with FinetuningDisplay(self.total_steps, settings.epochs) as display:
-                for epoch in range(1, settings.epochs + 1):
-                    started = time.perf_counter()
-                    total = 0.0
-                    for loss, rows in self._train_epoch(optimizer, epoch, display):
-                        total += loss * rows
-                    display.validating(epoch)
-                    loss, scores = self._validate()
-                    if not math.isfinite(loss):
-                        self._diverged(loss, self.step, "validation")
-                    done = EpochReport(
-                        epoch,
-                        total / len(self.data.train),
-                        loss,
-                        scores,
-                        self.data.measure.headline(scores),
-                        time.perf_counter() - started,
-                    )
-                    self._finish(done)
-                    display.epoch(report)
-        except KeyboardInterrupt:
-            if self.step == 0:
-                note("interrupted before the first step; nothing is saved")
-                raise
-            report.interrupted_at = self.step
-            report.record(event="interrupted", step=self.step)
-            self._save(weights=report.kept is None)
-            note(
-                f"interrupted at step {self.step:,} of {self.total_steps:,}; saved to {self.out}: {report.kept_words()}"
-            )
-            raise
-        console().print(report.table())
-        note(f"saved to {self.out}: {report.kept_words()}")
-        note(report.summary())
-        return report
-
-    def _train_epoch(
-        self, optimizer: torch.optim.Optimizer, epoch: int, display: FinetuningDisplay
-    ) -> Iterator[tuple[float, int]]:
-        """Yield (mean loss of the batch, its rows)."""
-        settings, config = self.settings, self.model.config
-        generator = np.random.default_rng((settings.seed, epoch))
-        interval = max(1, self.steps_per_epoch // RECORDS_PER_EPOCH)
-        first = (epoch - 1) * self.steps_per_epoch
-        recent: list[tuple[float, int]] = []
-        began = time.perf_counter()
-        self.model.train()
-        batches = training_batches(self.train_sequences, settings.batch_size, generator)
-        for step, rows in enumerate(batches, first + 1):
-            rate = settings.learning_rate * learning_rate_share(settings, step - 1, self.total_steps)
-            set_learning_rate(optimizer, rate)
-            batch = self.train_sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
-            labels = self.labels[rows].to(self.device)
-            with autocast(self.device, self.dtype):
-                loss = self.model(**{k: v.to(self.device) for k, v in batch.items()}, labels=labels).loss
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                self._diverged(value, step)
-            loss.backward()
-            if settings.gradient_clip:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
-            optimizer.step()
-            self.step = step
-            optimizer.zero_grad(set_to_none=True)
-            recent.append((value, len(rows)))
-            if step % interval == 0 or step == first + self.steps_per_epoch:
-                now = time.perf_counter()
-                count = sum(n for _, n in recent)
-                mean = sum(v * n for v, n in recent) / count
-                seconds = round(now - self.started, 3)
-                self.report.record(event="step", epoch=epoch, step=step, loss=mean, learning_rate=rate, seconds=seconds)
-                display.step(epoch, step, mean, count / max(1e-9, now - began))
-                recent, began = [], now
-            yield value, len(rows)
-
-    def _diverged(self, loss: float, step: int, which: str = "training") -> None:
-        kept = f"; {self.out} holds {self.report.kept_words()}" if self.report.kept is not None else ""
-        raise ConfigError(
-            f"the {which} loss became {loss} at step {step:,} of {self.total_steps:,}; lower "
-            f"finetuning.learning_rate ({self.settings.learning_rate:g}) or set finetuning.gradient_clip{kept}"
-        )
-
-    def _validate(self) -> tuple[float, tuple[dict[str, float], ...]]:
-        """The mean loss over all validation rows, and the figures of every set."""
-        total, scores = 0.0, []
-        for split, sequences in zip(self.data.validation, self.validation_sequences, strict=True):
-            logits = self._predict(sequences)  # (rows, num_labels)
-            if self.data.regression:
-                predictions = logits[:, 0].double().numpy() * self.factor + self.offset
-                targets = torch.from_numpy((split.labels - self.offset) / self.factor)
-                total += float(F.mse_loss(logits[:, 0].double(), targets, reduction="sum"))
-                scores.append(self.data.measure.scores(split.labels, predictions))
-            else:
-                total += float(F.cross_entropy(logits, torch.from_numpy(split.labels), reduction="sum"))
-                scores.append(self.data.measure.scores(split.labels, logits.argmax(1).numpy()))
-        return total / sum(map(len, self.data.validation)), tuple(scores)
-
-    def _predict(self, sequences: Sequences) -> torch.Tensor:
-        config = self.model.config
-        self.model.eval()
-        logits = torch.empty(len(sequences), config.num_labels)
-        with torch.inference_mode(), autocast(self.device, self.dtype):
-            for rows in length_batches(sequences.lengths, EVALUATION_BATCH_SIZE, 0):
-                batch = sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
-                logits[rows] = self.model(**{k: v.to(self.device) for k, v in batch.items()}).logits.float().cpu()
-        return logits
-
-    def _finish(self, epoch: EpochReport) -> None:
-        """Take an epoch into the report and save: its weights if they are to be kept, its figures always."""
-        report = self.report
-        keep = self.settings.keep == "last" or epoch.better_than(report.kept)
-        previous = report.kept
-        report.epochs.append(epoch)
-        report.record_epoch(epoch)
-        if keep:
-            report.kept = epoch
-        try:
-            self._save(weights=keep)
-        except BaseException:
-            report.kept = previous  # what the folder holds
-            raise
-
-    def _save(self, *, weights: bool) -> None:
-        kept = self.report.kept
-        finetuning = {"task": self.data.name, "from": self.source, "epoch": None if kept is None else kept.epoch}
-        config = self.model.config.replace(
-            provenance={**self.provenance, "finetuning": finetuning}, architectures=(type(self.model).__name__,)
-        )
-        self.model.config = config
-        with write_folder(self.out, replace=self.saved) as folder:
-            if weights:
-                self._write_weights(folder)
-            card = self.report.card(config, self.source, self.command)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-            (folder / METRICS_FILE).write_text(self.report.metrics_lines(), encoding="utf-8")
-        self.saved = True
-
-    def _write_weights(self, folder: Path) -> None:
-        """The model in the labels' own units, without disturbing the one in training."""
-        scores = self.model.classifier.scores
-        trained = [p.detach().clone() for p in (scores.weight, scores.bias)]
-        if self.data.regression:
-            scale_output(self.model, self.factor, self.offset)
-        try:
-            self.model.write(folder, tokenizer=self.tokenizer)
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip((scores.weight, scores.bias), trained, strict=True):
-                    parameter.copy_(value)
+def _free_folder(name: str) -> Path:
+    first = Path("runs") / f"finetune-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
+    names = itertools.chain([first], (first.with_name(f"{first.name}-{n}") for n in itertools.count(2)))
+    return next(path for path in names if not path.exists() and not path.is_symlink())

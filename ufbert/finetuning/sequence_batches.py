@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..text.tokenization import encode_batch
+from ufbert.text.tokenization import encode_batch
 
 __all__ = ["Sequences", "encode_sequences", "training_batches"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError
+from ufbert.errors import ConfigError
 
 __all__ = [
     "CLASSIFICATION",

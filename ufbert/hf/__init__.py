@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from ..errors import MissingExtraError
+from ufbert.errors import MissingExtraError
 
 if find_spec("transformers") is None:
     raise MissingExtraError("transformers", "hf", "ufbert.hf")

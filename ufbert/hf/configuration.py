@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from ..config import MODEL_TYPE
-from ..config import UltraFastBertConfig as CoreConfig
+from ufbert.model.config import MODEL_TYPE
+from ufbert.model.config import UltraFastBertConfig as CoreConfig
 
 __all__ = ["UltraFastBertConfig"]
 

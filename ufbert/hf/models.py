@@ -14,11 +14,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 
-from ..encoder import Embeddings
-from ..encoder import UltraFastBertModel as Encoder
-from ..errors import ConfigError
-from ..fff import FFF
-from ..heads import ClassificationHead, HeadTransform, labelled_positions, masked_lm_loss, sequence_loss
+from ufbert.errors import ConfigError
+from ufbert.model.encoder import Embeddings
+from ufbert.model.encoder import UltraFastBertModel as Encoder
+from ufbert.model.fff import FFF
+from ufbert.model.heads import ClassificationHead, HeadTransform, labelled_positions, masked_lm_loss, sequence_loss
+
 from .configuration import UltraFastBertConfig
 
 __all__ = [

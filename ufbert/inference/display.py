@@ -7,7 +7,7 @@ import time
 
 from rich.progress import Progress
 
-from ..reporting import console, note, progress
+from ufbert.reporting import console, note, progress
 
 __all__ = ["Display"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..config import UltraFastBertConfig
-from ..devices import choose_precision
-from ..errors import BackendError, CheckpointError, ConfigError
-from .engine.linear import packs
+from ufbert.errors import BackendError, CheckpointError, ConfigError
+from ufbert.inference.engine.linear import packs
+from ufbert.model.config import UltraFastBertConfig
+from ufbert.system.devices import choose_precision
 
 __all__ = ["PRECISIONS", "check_length", "check_relevance", "choose_inference_precision", "choose_task"]
 

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..encoder import UltraFastBertModel
-from ..errors import CheckpointError, ConfigError, DataError
-from ..heads import UltraFastBertForSequenceClassification
-from ..text.batching import Example, Window
-from ..text.long_texts import TextPart
+from ufbert.errors import CheckpointError, ConfigError, DataError
+from ufbert.model.encoder import UltraFastBertModel
+from ufbert.model.heads import UltraFastBertForSequenceClassification
+from ufbert.text.batching import Example, Window
+from ufbert.text.long_texts import TextPart
 
 __all__ = ["Classify", "Embed", "Prediction", "Task", "shortest"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..pretraining.distributed import World
-from ..text.batching import Example
+from ufbert.system.processes import World
+from ufbert.text.batching import Example
 
 __all__ = ["own_examples", "part_path"]
 

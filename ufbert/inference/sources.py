@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, DataError
-from ..reporting import note
-from ..text.batching import Example
-from ..text.text_files import STDIN, file_format, read_rows
+from ufbert.errors import ConfigError, DataError
+from ufbert.reporting import note
+from ufbert.text.batching import Example
+from ufbert.text.files import STDIN, file_format, read_rows
 
 __all__ = ["BadRows", "Source", "check_input_format", "estimate_rows"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..devices import autocast
-from ..heads import IGNORED_LABEL, UltraFastBertForMaskedLM
-from ..text.corpus import TokenBlocks
-from ..text.masking import mask_tokens
+from ufbert.model.heads import IGNORED_LABEL, UltraFastBertForMaskedLM
+from ufbert.system.devices import autocast
+from ufbert.text.corpus import TokenBlocks
+from ufbert.text.masking import mask_tokens
 
 __all__ = ["HeldOut"]
 

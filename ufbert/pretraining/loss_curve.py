@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtraError
+from ufbert.errors import MissingExtraError
 
 __all__ = ["LOSS_CURVE_FILE", "can_plot", "draw_loss_curve", "require_plot"]
 

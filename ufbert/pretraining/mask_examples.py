@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..inference.pipeline import Pipeline
+from ufbert.inference.pipeline import Pipeline
 
 __all__ = ["FilledMask", "example_sentences", "fill_examples"]
 

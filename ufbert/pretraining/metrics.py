@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..atomic import explain_failure, write_file
-from ..errors import CheckpointError
+from ufbert.errors import CheckpointError
+from ufbert.system.atomic import explain_failure, write_file
 
 __all__ = ["METRICS_FILE", "MetricsLog", "keep_until", "read_metrics"]
 

@@ -7,7 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..training_display import duration
+from ufbert.training.display import duration
+
 from .mask_examples import FilledMask
 from .state import TrainingState
 

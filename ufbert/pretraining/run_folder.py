@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic import check_new
-from ..errors import CheckpointError, ConfigError, OutputError
-from ..settings import Settings, differences, load_settings, settings_from_dict, settings_to_dict
+from ufbert.errors import CheckpointError, ConfigError, OutputError
+from ufbert.settings.toml import Settings, differences, load_settings, settings_from_dict, settings_to_dict
+from ufbert.system.atomic import check_new
+
 from .state import STATE_FILE, TrainingState, read_state
 
 __all__ = ["RunPlan", "plan_run"]

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..devices import autocast
-from ..heads import IGNORED_LABEL, UltraFastBertForMaskedLM
-from ..optimization import set_learning_rate
-from ..sections import TrainingSettings
-from ..text.corpus import TokenBlocks, epoch_order
-from ..text.masking import mask_tokens
-from .distributed import World
+from ufbert.model.heads import IGNORED_LABEL, UltraFastBertForMaskedLM
+from ufbert.settings.sections import TrainingSettings
+from ufbert.system.devices import autocast
+from ufbert.system.processes import World
+from ufbert.text.corpus import TokenBlocks, epoch_order
+from ufbert.text.masking import mask_tokens
+from ufbert.training.optimization import set_learning_rate
 
 __all__ = ["BlockOrder", "StepResult", "TrainingStep"]
 

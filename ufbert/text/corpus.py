@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ..atomic import write_folder
-from ..errors import CheckpointError, DataError, OutputError
-from ..reporting import note, progress
-from ..settings import DataSettings
+from ufbert.errors import CheckpointError, DataError, OutputError
+from ufbert.reporting import note, progress
+from ufbert.settings.toml import DataSettings
+from ufbert.system.atomic import write_folder
+
 from .corpus_sources import Source, parse_corpus
-from .token_packing import DocumentIndex, Ids, hash_document, hold_out, pack_blocks, tokenize_documents
+from .packing import DocumentIndex, Ids, hash_document, hold_out, pack_blocks, tokenize_documents
 from .tokenization import load_tokenizer, save_tokenizer, special_token_id, train_tokenizer
 
 __all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "prepare_corpus"]

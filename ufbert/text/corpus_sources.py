@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import DataError
-from .embedded_corpus import embedded_documents, embedded_fingerprint
-from .hub_datasets import quiet_loading
-from .text_files import expand_paths, read_texts
+from ufbert.errors import DataError
+
+from .embedded import embedded_documents, embedded_fingerprint
+from .files import expand_paths, read_texts
+from .hub import quiet_loading
 
 __all__ = ["EmbeddedSource", "FilesSource", "HubSource", "Source", "parse_corpus"]
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from ..errors import ConfigError
+from ufbert.errors import ConfigError
+
 from .tokenization import EncodedBatch, encode_raw, stack_rows
 
 __all__ = ["LONG_TEXTS", "SplitBatch", "TextPart", "choose_overlap", "encode_parts"]

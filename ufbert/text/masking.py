@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..errors import ConfigError
+from ufbert.errors import ConfigError
 
 __all__ = ["IGNORED", "mask_tokens"]
 

@@ -30,7 +30,7 @@ from tokenizers import (
     trainers,
 )
 
-from ..errors import CheckpointError, ConfigError, DataError
+from ufbert.errors import CheckpointError, ConfigError, DataError
 
 __all__ = [
     "EncodedBatch",

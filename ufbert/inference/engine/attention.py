@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...attention import SelfAttention
+from ufbert.model.attention import SelfAttention
+
 from .linear import Int8Linear, PackedLinear
 
 __all__ = ["Group", "PackedAttention"]

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel
-from ...errors import DataError
-from ...fff import FFF
+from ufbert.errors import DataError
+from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel
+from ufbert.model.fff import FFF
+
 from .attention import Group, PackedAttention
 from .linear import Int8Linear, PackedLinear
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ... import numba_kernels
+from ufbert import numba_kernels
 
 __all__ = ["Int8Linear", "PackedLinear", "packs"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...checkpoint import PretrainedModel
-from ...encoder import UltraFastBertModel
-from ...fff import FFF
+from ufbert.model.encoder import UltraFastBertModel
+from ufbert.model.fff import FFF
+from ufbert.model.pretrained import PretrainedModel
+
 from .encoder import MakeLinear, PackedEncoder
 from .linear import Int8Linear, PackedLinear
 

@@ -1,0 +1,236 @@
+"""`ufbert bench` as a user meets it: tables on stdout, notes on stderr, files, exit codes, one line a mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ufbert.benchmark import run
+from ufbert.commands.app import main
+from ufbert.model.fff import FFF
+
+LIMITS: dict[str, Any] = {
+    "threads": 1,
+    "gigaflops": {"float32": 100.0, "bfloat16": 200.0},
+    "gigabytes_per_second": {"L1": 200.0, "L2": 100.0, "L3": 50.0, "DRAM": 10.0},
+}
+LAYER = [
+    "--hidden-size=16", "--depth=3", "--batch=1,8", "--layers=2", "--threads=1", "--seconds=0.3",
+    "--implementations=torch-eager,torch-bmm,ufbert,path-eager,blas-gemv",
+]  # fmt: skip
+MODEL = [
+    "--hidden-size=24", "--depth=3", "--batch=2", "--layers=2", "--threads=1", "--seconds=0.3", "--sequence-length=16",
+    "--implementations=torch-eager,ufbert",
+]  # fmt: skip
+
+Bench = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """Run the command in an empty folder; exit code, stdout, stderr. The machine's limits are given, not measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "measure_limits", lambda *_: LIMITS)
+    monkeypatch.setattr(run, "LOOK_SECONDS", 0.0)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["bench", *arguments])
+        out, err = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, out, err
+
+    return call
+
+
+def check_result(result: dict[str, Any]) -> None:
+    """What everybody who reads the file may rely on."""
+    assert result["layer"] in ("ff", "fff")
+    assert isinstance(result["implementation"], str)
+    assert result["level"] in (1, 2, 3, None)
+    assert result["device"] == "cpu"
+    assert result["dtype"] in ("float32", "bfloat16")
+    for name in ("threads", "batch", "samples", "calls_per_sample"):
+        assert isinstance(result[name], int)
+        assert result[name] >= 1
+    assert result["microseconds_per_token"] > 0
+    assert result["speedup_over_dense"] > 0
+    spread = result["spread"]
+    assert spread["lower_quartile"] <= result["microseconds_per_token"] <= spread["upper_quartile"]
+    assert spread["relative"] >= 0
+
+
+def test_layer_tables_and_json(bench: Bench, tmp_path: Path) -> None:
+    code, out, err = bench("layer", *LAYER, "--json=out.json")
+    assert code == 0
+    for text in (
+        "4 of 15 neurons visited, against 15 dense neurons; bound 3.8x",
+        "Microseconds a token, float32, one layer over and over",
+        "Microseconds a token, bfloat16, cycling through 2 layers",
+        "(does not exist)",
+        "over the same method",
+        "over the fastest dense",
+        "share of the bound",
+        "weights of one layer in float32: FFF 0 MiB, dense 0 MiB; the run took",
+        "Reported by the paper for 1x11 (not measured here)",
+        "48.0x", "78.0x", "40.0x",
+        "Paths: 4,096 tokens reach 8 of 8 leaves",
+        "Not timed in bfloat16: ff blas-gemv, fff blas-gemv (has no bfloat16)",
+    ):  # fmt: skip
+        assert text in out
+    assert "batch 8" in err
+    assert "wrote out.json" in err
+    assert "wrote" not in out
+
+    document = json.loads((tmp_path / "out.json").read_text())
+    expected = {"machine", "settings", "paths", "results", "depth_sweep", "reported", "absent", "warnings", "seconds"}
+    assert set(document) == expected
+    assert document["machine"]["limits"] == LIMITS
+    assert document["machine"]["processor"]
+    assert document["machine"]["peak_memory_bytes"] > 10**7
+    settings = document["settings"]
+    assert (settings["hidden_size"], settings["depth"], settings["batches"]) == (16, 3, [1, 8])
+    assert settings["bound"] == 15 / 4
+    paths = document["paths"]
+    assert (paths["distinct_leaves"], paths["leaves_per_tree"]) == (8, 8)
+    assert 2.5 < paths["entropy_bits"] <= 3
+    assert [b["batch"] for b in paths["batches"]] == [1, 8]
+    for result in document["results"]:
+        check_result(result)
+        assert result["weights"] in ("warm", "cycled")
+    rows = {(r["layer"], r["implementation"], r["dtype"], r["batch"], r["weights"]) for r in document["results"]}
+    assert len(rows) == len(document["results"]) == (7 + 5) * 2 * 2
+    for result in document["results"]:
+        rivals = [
+            r["microseconds_per_token"]
+            for r in document["results"]
+            if r["layer"] == "ff"
+            and r["role"] == "subject"
+            and all(r[key] == result[key] for key in ("dtype", "batch", "weights"))
+        ]
+        assert result["speedup_over_dense"] == pytest.approx(min(rivals) / result["microseconds_per_token"])
+    assert {entry["speedup_over_dense"] for entry in document["reported"] if entry["level"]} == {48.0, 78.0}
+    assert all("2023" in entry["source"] for entry in document["reported"])
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_figure_shows_speedup_and_depth(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr("ufbert.benchmark.layer.depth_sweep.DEPTHS", range(2, 5))
+    code, out, _ = bench(*LAYER, "--dtype=float32", f"--plot=figure.{suffix}", "--json=out.json")
+    assert code == 0
+    assert "Microseconds a token over the depth, batch 8, float32" in out
+    content = (tmp_path / f"figure.{suffix}").read_bytes()
+    if suffix == "png":
+        assert content.startswith(b"\x89PNG")
+    else:
+        for text in ("speedup over the fastest dense layer", "bound 4×", "cycling 2 layers", "ours", "PyTorch BMM"):
+            assert text in content.decode()
+    sweep = json.loads((tmp_path / "out.json").read_text())["depth_sweep"]
+    assert [r["depth"] for r in sweep if r["layer"] == "fff"] == [2, 3, 4]
+    assert [r["neurons"] for r in sweep if r["layer"] == "ff"] == [7, 15, 31]
+
+
+def test_training_compares_whole_models(bench: Bench, tmp_path: Path) -> None:
+    code, out, _ = bench("training", *MODEL, "--json=training.json")
+    assert code == 0
+    assert "Training step" in out
+    assert "Paths (mean of 2 layers)" in out
+    document = json.loads((tmp_path / "training.json").read_text())
+    names = [(r["layer"], r["implementation"]) for r in document["results"]]
+    assert names == [("ff", "torch-eager"), ("fff", "ufbert")]
+    for result in document["results"]:
+        check_result(result)
+        per_token = 1e6 / result["microseconds_per_token"]
+        assert result["tokens_per_second"] == pytest.approx(per_token)
+    assert document["paths"]["layers"] == 2
+
+
+def test_training_direction_of_a_layer(bench: Bench) -> None:
+    code, out, _ = bench(*LAYER[:-1], "--direction=training", "--dtype=float32", "--implementations=torch-eager,ufbert")
+    assert code == 0
+    assert "direction: training" in out
+
+
+def test_a_wrong_result_ends_the_run_with_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(x: torch.Tensor, *_: Any) -> torch.Tensor:
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(FFF, "forward", lambda _self, x: wrong(x))
+    code, out, err = bench(*LAYER, "--dtype=float32", "--implementations=torch-eager,ufbert")
+    assert code == 1
+    assert "WRONG RESULT, not timed in float32: fff ufbert (batch 1: 1 of 1 tokens differ" in out
+    assert err.splitlines()[-1] == "error: wrong results, hence not timed: ufbert; see the end of the table"
+
+
+def test_a_busy_machine_is_reported(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "foreign_share", lambda *_: {"busy_cores": 1.5, "stolen_cores": 0.0})
+    code, _, err = bench(*LAYER, "--dtype=float32", "--batch=8")
+    assert code == 0
+    assert err.count("the machine was busy before the run: others used 1.5 cores") == 1
+    assert err.count("the machine was busy during the run: others used 1.5 cores") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--preset=bert"], "error: unknown preset 'bert'; known: bert-base, bert-large, gpt3"),
+        (["--batch=some"], "error: --batch takes whole numbers separated by commas, not 'some'"),
+        (["--dtype=int8"], "error: --dtype takes float32 and bfloat16, not 'int8'"),
+        (["--implementations=theirs"], "error: unknown implementation 'theirs'; known: blas-dot-axpy, "),
+        (["encoder", "--implementations=theirs"], "error: unknown implementation 'theirs'; known: ufbert, "),
+        (["training", "--implementations=theirs"], "error: unknown implementation 'theirs'; known: torch-eager, "),
+        (["encoder", "--dtype=int4"], "error: --dtype takes float32, bfloat16 and int8, not 'int4'"),
+        (["--depth=30"], "error: depth 30 with 1 trees and hidden_size 768 needs "),
+        (["--plot=figure.gif"], "error: --plot figure.gif: the name must end in .svg, .png, .pdf"),
+        (["training", "--plot=figure.png"], "error: --plot draws the layer and encoder benchmarks"),
+        (["--json=there.json"], "error: there.json: already exists; choose another --json for the results"),
+        (["--plot=there.png"], "error: there.png: already exists; choose another --plot for the figure"),
+    ],
+)
+def test_mistakes_are_one_line(bench: Bench, tmp_path: Path, arguments: list[str], line: str) -> None:
+    for name in ("there.json", "there.png"):
+        (tmp_path / name).write_text("precious")
+    code, out, err = bench(*arguments)
+    assert code == 1
+    assert out == ""
+    assert err.splitlines()[-1].startswith(line)
+    assert "Traceback" not in err
+    assert (tmp_path / "there.json").read_text() == "precious"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_cuda_is_one_line(bench: Bench) -> None:
+    code, out, err = bench("--device=cuda")
+    assert (code, out) == (1, "")
+    (line,) = err.splitlines()
+    assert line.startswith("error: no CUDA")
+    assert "--device cpu" in line
+
+
+def test_a_figure_without_matplotlib_names_the_extra(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, err = bench("--plot=figure.png")
+    assert code == 1
+    assert err == "error: bench --plot needs matplotlib; install it with: pip install 'ufbert[plot]'\n"
+
+
+def test_wrong_usage_exits_with_two(bench: Bench) -> None:
+    assert bench("everything")[0] == 2
+    assert bench("--threads=-1")[0] == 2
+
+
+def test_the_documentation_names_every_implementation() -> None:
+    from ufbert.benchmark.layer.conditional import CONDITIONAL
+    from ufbert.benchmark.layer.dense import DENSE
+
+    text = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for implementation in (*DENSE, *CONDITIONAL):
+        assert f"`{implementation.name}`" in text

@@ -1,0 +1,242 @@
+"""`ufbert pretrain` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ufbert.commands.app import main
+
+SENTENCES = ("the cat sleeps on the red chair.", "a dog runs to the green tree.", "the bird sings in the blue sky.")
+TINY = """
+[model]
+hidden_size = 32
+num_hidden_layers = 2
+num_attention_heads = 2
+depth = 3
+max_position_embeddings = 16
+
+[data]
+corpus = "corpus.txt"
+cache_dir = "cache"
+sequence_length = 16
+min_frequency = 2
+
+[training]
+batch_size = 4
+micro_batch_size = 4
+device = "cpu"
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a corpus of 200 documents and the configuration of a tiny model."""
+    monkeypatch.chdir(tmp_path)
+    documents = (" ".join(SENTENCES[(i + j) % 3] for j in range(5)) for i in range(200))
+    Path("corpus.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+    Path("tiny.toml").write_text(TINY, encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    """The exit code of `ufbert pretrain` in this process."""
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", *arguments])
+    code = stop.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def error_of(capfd: pytest.CaptureFixture[str]) -> str:
+    """The last line on stderr; nothing may be on stdout."""
+    out, err = capfd.readouterr()
+    assert out == ""
+    return err.strip().splitlines()[-1]
+
+
+def test_a_run_from_text_to_filled_masks(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--config", "tiny.toml", "--steps", "20", "--plot") == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert any(line.startswith("Training ") and "2 layers of 32, 4 of 15 neurons used" in line for line in lines)
+    milestones = [line for line in lines if " tokens/s  learning rate " in line]
+    assert len(milestones) == 10
+    assert milestones[-1].startswith("100 %  step 20  loss ")
+    assert any(line.startswith("Trained: 20 steps, 1,280 tokens") for line in lines)
+    assert "Saved: runs/pretrain (checkpoint, metrics.jsonl, loss.png)" in lines
+    assert err.count("[MASK]") == 5
+    assert "Traceback" not in err
+    assert "Warning" not in err
+    assert Path("runs/pretrain/loss.png").is_file()
+    assert run("--config", "tiny.toml", "--steps", "1", "--no-plot", "--corpus", "corpus.txt") == 0
+    assert Path("runs/pretrain-2/model.safetensors").is_file()
+    assert not Path("runs/pretrain-2/loss.png").exists()
+    assert main_infers("runs/pretrain") == 1
+
+
+def main_infers(checkpoint: str) -> int:
+    """Lines of `ufbert infer` on one masked sentence."""
+    Path("masked.txt").write_text("the cat [MASK] on the red chair.\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        main(["infer", checkpoint, "masked.txt", "--output", "filled.jsonl"])
+    assert stop.value.code == 0
+    return len(Path("filled.jsonl").read_text(encoding="utf-8").splitlines())
+
+
+def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.txt", "b.txt"):
+        Path(name).write_text(Path("corpus.txt").read_text())
+    options = ["--tokens", "600", "--seed", "3", "--out", "run", "--validation-corpus", "b.txt", "--no-plot"]
+    assert run("--config", "tiny.toml", "--corpus", "a.txt", "corpus.txt", *options) == 0
+    state = json.loads(Path("run/training/state.json").read_text())
+    settings = state["settings"]
+    assert settings["data"]["corpus"] == "a.txt,corpus.txt"
+    assert settings["data"]["validation_corpus"] == "b.txt"
+    assert (settings["training"]["tokens"], settings["training"]["budget"], settings["training"]["seed"]) == (
+        600,
+        "",
+        3,
+    )
+    assert state["tokens"] == 608
+    assert run("--config", "tiny.toml", "--tokens", "600", "--tokenizer", "run", "--out", "other", "--no-plot") == 0
+    assert Path("other/tokenizer.json").read_bytes() == Path("run/tokenizer.json").read_bytes()
+
+
+def interrupt_when_training(process: subprocess.Popen[str]) -> str:
+    """Send SIGINT once the run has its folder and some steps; what the process says after that."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Training "):
+            break
+    deadline = time.monotonic() + 60
+    while not Path("runs/pretrain/training/state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    process.wait(60)
+    return rest
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130() -> None:
+    arguments = ["pretrain", "--config", "tiny.toml", "--budget", "10m", "--no-plot"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ufbert", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        rest = interrupt_when_training(process)
+    assert process.returncode == 130, rest
+    assert rest.splitlines()[-1] == "Continue with: ufbert pretrain --resume --out runs/pretrain"
+    assert "saved in runs/pretrain" in rest
+    state = json.loads(Path("runs/pretrain/training/state.json").read_text())
+    assert not state["complete"]
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["pretrain"]
+
+
+def test_resume_finds_the_last_run_and_names_what_differs(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--config", "tiny.toml", "--steps", "2", "--no-plot") == 0
+    assert run("--resume", "--steps", "3") == 1
+    assert error_of(capfd) == (
+        "error: runs/pretrain: this run has training.steps = 2, not 3; resume it without that change, "
+        "or start another run with another --out"
+    )
+    assert run("--resume") == 0
+    assert "runs/pretrain: this run is complete (2 steps, 128 tokens" in error_of(capfd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corpus", "absent.txt"], "absent.txt"),
+        (["--corpus", "empty.txt"], "empty.txt"),
+        (["--config", "absent.toml"], "absent.toml: no such file; --config takes a TOML file"),
+        (["--config", "bad.toml"], "bad.toml:2: unknown key model.dept; did you mean depth?"),
+        (["--set", "model.depth=deep"], "--set model.depth=deep: model.depth must be a whole number"),
+        (["--steps", "3", "--budget", "1h"], "--steps: training.steps and training.budget both say when"),
+        (["--budget", "soon"], "--budget: training.budget must be a time such as 90s, 20m, 24h or 2d"),
+        (["--resume"], "runs/pretrain: no such run to resume; name its folder with --out"),
+        (["--resume", "--out", "absent"], "absent: no such folder, so there is no run to resume"),
+        (["--out", "full"], "full: already exists; choose another --out for the run, or remove it"),
+        (["--out", "corpus.txt/run"], "corpus.txt"),
+        (["--tokenizer", "absent"], "absent: no tokenizer there"),
+        (["--device", "tpu"], "--device: training.device must be one of auto, cpu, cuda"),
+        (["--set", "model.depth=30"], "depth 30 with 1 trees"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty.txt").touch()
+    Path("bad.toml").write_text("[model]\ndept = 3\n")
+    Path("full").mkdir()
+    Path("full/file").touch()
+    if "--config" not in arguments and "--resume" not in arguments:
+        arguments = ["--config", "tiny.toml", *arguments]
+    assert run(*arguments) == 1
+    line = error_of(capfd)
+    assert line.startswith("error: ")
+    assert message in line
+    assert not Path("runs").exists()
+    assert [p.name for p in Path("full").iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--config", "tiny.toml", "--device", "cuda") == 1
+    assert error_of(capfd).endswith("use --device cpu, or install a CUDA build") or "use --device cpu" in error_of(
+        capfd
+    )
+
+
+def test_a_plot_asked_for_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("ufbert.pretraining.loss_curve.can_plot", lambda: False)
+    monkeypatch.setattr("ufbert.pretraining.run.can_plot", lambda: False)
+    assert run("--config", "tiny.toml", "--steps", "1", "--plot") == 1
+    assert error_of(capfd) == (
+        "error: drawing the loss curve needs matplotlib; install it with: pip install 'ufbert[plot]'"
+    )
+    assert run("--config", "tiny.toml", "--steps", "1") == 0
+    assert "No loss curve: it needs matplotlib (pip install 'ufbert[plot]')" in capfd.readouterr().err
+    assert not Path("runs/pretrain/loss.png").exists()
+
+
+def test_two_processes_train_one_model(folder: Path) -> None:
+    """In the environment that torchrun gives, the weights come out as those of one process."""
+    options = ["--config", "tiny.toml", "--steps", "4", "--no-plot", "--set", "training.batch_size=16"]
+    options += ["--set", "training.precision=float32"]
+    assert run(*options, "--out", "one") == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ufbert", "pretrain", *options, "--out", "two"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert "Trained: 4 steps" in errors[0]
+    assert errors[1] == ""
+    from ufbert import UltraFastBertForMaskedLM
+
+    one, two = (dict(UltraFastBertForMaskedLM.from_pretrained(f).named_parameters()) for f in ("one", "two"))
+    for name, parameter in one.items():
+        torch.testing.assert_close(two[name], parameter, atol=2e-4, rtol=1e-3, msg=name)

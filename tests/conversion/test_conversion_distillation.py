@@ -1,0 +1,252 @@
+"""The parts of the distillation, each against what defines it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ufbert import FFF, UltraFastBertConfig
+from ufbert.checkpoint.sentence_transformers import read_embedding_facts
+from ufbert.cmm.reference import paths
+from ufbert.conversion.distillation.layer_inputs import LayerSample
+from ufbert.conversion.distillation.layer_regression import relative_error
+from ufbert.conversion.distillation.straight_through import TEMPERATURE, StraightThroughFFF, path_mask
+from ufbert.conversion.distillation.texts import cut, read_distillation_texts
+from ufbert.conversion.distillation.tree_initialization import initialize_trees, place_neurons, solve_output_weights
+from ufbert.errors import DataError
+from ufbert.model.encoder import DenseFeedforward, Layer
+from ufbert.model.fff import masked_dense_fff
+from ufbert.settings.distillation import DistillationSettings
+from ufbert.training.budget import Budget
+
+HIDDEN = 16
+
+
+def straight_through(trees: int, depth: int) -> StraightThroughFFF:
+    layer = StraightThroughFFF(HIDDEN, trees, depth, output_bias=True, initializer_range=0.5)
+    torch.nn.init.normal_(layer.b_in, std=0.3)
+    return layer
+
+
+def soft_masked(x: torch.Tensor, layer: FFF) -> torch.Tensor:
+    """The same by autograd alone: gates that are steps in the value and sigmoids in the gradient."""
+    logits = torch.einsum("th,pnh->tpn", x, layer.w_in) + layer.b_in
+    soft = torch.sigmoid(logits / TEMPERATURE)
+    gate = (logits > 0).float() + soft - soft.detach()
+    weights: list[torch.Tensor] = [torch.ones_like(logits[:, :, 0])]
+    for node in range(layer.nodes // 2):
+        weights += [weights[node] * (1 - gate[:, :, node]), weights[node] * gate[:, :, node]]
+    y = torch.einsum("tpn,pnh->th", torch.stack(weights, 2) * F.gelu(logits), layer.w_out)
+    assert layer.b_out is not None
+    return y + layer.b_out
+
+
+@pytest.mark.parametrize(("trees", "depth"), [(1, 1), (3, 2), (2, 4)])
+def test_straight_through_equals_its_definition(trees: int, depth: int) -> None:
+    layer = straight_through(trees, depth)
+    x = torch.randn(50, HIDDEN, requires_grad=True)
+    target = torch.randn(50, HIDDEN)
+    operands = [x, *layer.parameters()]
+    outputs = layer(x), soft_masked(x, layer)
+    results = [[y, *torch.autograd.grad((y * target).sum(), operands)] for y in outputs]
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, atol=2e-4, rtol=1e-3)
+    assert layer.b_out is not None
+    with torch.no_grad():
+        hard = masked_dense_fff(x, layer.w_in, layer.b_in, layer.w_out) + layer.b_out
+        torch.testing.assert_close(layer(x), hard, atol=1e-5, rtol=1e-4)
+
+
+def test_path_mask_marks_the_visited_nodes() -> None:
+    logits = torch.randn(20, 15, 3)
+    visited = paths(logits.transpose(1, 2))  # (tokens, P, D + 1)
+    wanted = torch.zeros(20, 3, 15).scatter(2, visited, 1.0).transpose(1, 2).bool()
+    assert torch.equal(path_mask(logits), wanted)
+
+
+def test_training_finds_the_routing_that_the_hard_gradient_misses() -> None:
+    """The target is +v left and -v right of a plane; the root starts with a plane that is off."""
+    torch.manual_seed(3)
+    plane, value = F.one_hot(torch.tensor(0), HIDDEN).float(), torch.randn(HIDDEN)
+    x = torch.randn(2048, HIDDEN)
+    y = torch.where((x @ plane > 0)[:, None], -value, value)
+    losses = {}
+    for kind in (FFF, StraightThroughFFF):
+        torch.manual_seed(0)
+        layer = kind(HIDDEN, 1, 1, output_bias=True)
+        with torch.no_grad():  # leaves that put out a constant, a root that puts out nothing
+            layer.w_in.zero_()
+            layer.w_in[0, 0] = 0.3 * plane + 0.5 * F.one_hot(torch.tensor(1), HIDDEN)
+            layer.b_in[0, 1:] = 1.0
+            layer.w_out.zero_()
+            layer.w_out[0, 1], layer.w_out[0, 2] = value, -value
+        optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
+        for _ in range(150):
+            loss = (layer(x) - y).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses[kind] = float(loss.detach())
+    assert losses[StraightThroughFFF] < 0.6 * losses[FFF], losses
+
+
+def dense_layer(neurons: int) -> tuple[Layer, DenseFeedforward]:
+    config = UltraFastBertConfig(
+        hidden_size=HIDDEN,
+        num_attention_heads=2,
+        feedforward="dense",
+        intermediate_size=neurons,
+        use_bias=True,
+        norm_position="post",
+        final_norm=False,
+    )
+    layer = Layer(config)
+    dense = layer.feedforward
+    assert isinstance(dense, DenseFeedforward)
+    with torch.no_grad():
+        for parameter in dense.parameters():
+            parameter.normal_(std=0.5)
+        dense.linear_in.bias.sub_(1.0)  # most neurons are silent most of the time
+    return layer, dense
+
+
+def test_every_node_is_a_dense_neuron_and_the_path_has_no_neuron_twice() -> None:
+    _, dense = dense_layer(40)
+    layer = FFF(HIDDEN, 3, 3, output_bias=True)
+    x = torch.randn(2000, HIDDEN)
+    place_neurons(layer, dense, "gelu", x)
+    same = (layer.w_in[:, :, None] == dense.linear_in.weight).all(3)  # (P, N, I)
+    assert bool(same.any(2).all())
+    neurons = same.int().argmax(2)  # (P, N)
+    torch.testing.assert_close(layer.b_in, dense.linear_in.bias[neurons])
+    torch.testing.assert_close(layer.w_out, dense.linear_out.weight.T[neurons])
+    assert len(set(neurons[:, 0].tolist())) == 3
+    for tree, leaf in itertools.product(range(3), range(7, 15)):
+        path = [leaf]
+        while path[-1]:
+            path.append((path[-1] - 1) // 2)
+        assert len(set(neurons[tree, path].tolist())) == len(path)
+
+
+def test_initialisation_beats_random_neurons_and_regression_improves_on_it() -> None:
+    teacher, dense = dense_layer(48)
+    x = torch.randn(6000, HIDDEN) @ torch.randn(HIDDEN, HIDDEN) * 0.3
+    with torch.no_grad():
+        y = dense(x)
+    train, held_out = LayerSample(x[:5000], y[:5000]), LayerSample(x[5000:], y[5000:])
+    mean = train.y.mean(0)
+    considered, arbitrary = (FFF(HIDDEN, 4, 2, output_bias=True) for _ in range(2))
+    initialize_trees(considered, dense, "gelu", train.x, train.y)
+    with torch.no_grad():
+        chosen = torch.randperm(48)[:28].view(4, 7)
+        arbitrary.w_in.copy_(dense.linear_in.weight[chosen])
+        arbitrary.b_in.copy_(dense.linear_in.bias[chosen])
+    solve_output_weights(arbitrary, train.x, train.y)
+    errors = [relative_error(layer, teacher, held_out, mean) for layer in (considered, arbitrary)]
+    assert errors[0] < errors[1] < 1.0, errors
+
+
+def test_a_layer_with_room_for_all_neurons_is_exact() -> None:
+    """Depth 0 with as many trees as neurons is the dense layer again."""
+    teacher, dense = dense_layer(24)
+    x = torch.randn(3000, HIDDEN)
+    with torch.no_grad():
+        y = dense(x)
+    layer = FFF(HIDDEN, 24, 0, output_bias=True)
+    initialize_trees(layer, dense, "gelu", x, y)
+    assert relative_error(layer, teacher, LayerSample(x, y), y.mean(0)) < 1e-2
+
+
+def test_the_mean_output_has_relative_error_one() -> None:
+    teacher, dense = dense_layer(24)
+    x = torch.randn(500, HIDDEN)
+    with torch.no_grad():
+        y = dense(x)
+    constant = FFF(HIDDEN, 1, 0, output_bias=True)
+    with torch.no_grad():
+        constant.w_out.zero_()
+        assert constant.b_out is not None
+        constant.b_out.copy_(y.mean(0))
+    assert relative_error(constant, teacher, LayerSample(x, y), y.mean(0)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_pieces_are_runs_of_words_of_one_paragraph_in_order() -> None:
+    sentences = "One sentence here. Another one there! A third, maybe? " * 5
+    paragraphs = ["Title", sentences.strip(), "The last paragraph is this."]
+    pieces = list(cut("\n".join(paragraphs), random.Random(0)))
+    assert len(pieces) > 5
+    places = []
+    for piece in pieces:
+        assert len(piece) >= 12
+        assert any(piece in paragraph for paragraph in paragraphs[1:]), piece
+        places.append(piece.startswith("The last") or piece in paragraphs[2])
+    assert places == sorted(places)
+    assert any(len(piece.split(". ")) > 1 or "! " in piece for piece in pieces)  # several sentences
+    assert list(cut("Title\n", random.Random(0))) == []
+
+
+def test_some_long_sentences_are_cut_down_to_fragments() -> None:
+    sentence = " ".join(f"word{i}" for i in range(40)) + "."
+    lengths = [len(piece.split()) for seed in range(60) for piece in cut(sentence, random.Random(seed))]
+    fragments = [n for n in lengths if n < 40]
+    assert 0 < len(fragments) < len(lengths)
+    assert all(3 <= n <= 15 for n in fragments)
+
+
+def test_held_out_text_is_of_other_documents(tmp_path: Path) -> None:
+    rows = [f"Document {i} speaks. It says {i} again. And document {i} ends." for i in range(400)]
+    (tmp_path / "texts.txt").write_text("\n\n".join(rows))
+    settings = DistillationSettings(trees=1, depth=1, corpus=(str(tmp_path / "texts.txt"),), max_texts=2000)
+    texts = read_distillation_texts(settings)
+
+    def documents(pieces: list[str]) -> set[str]:
+        return {word.strip(".") for piece in pieces for word in piece.split() if word.strip(".").isdigit()}
+
+    assert len(texts.held_out) >= 20
+    assert not documents(texts.held_out) & documents(texts.train)
+    again = read_distillation_texts(settings)
+    assert texts == again
+
+
+def test_a_budget_ends_by_steps_by_time_and_when_stopped() -> None:
+    budget = Budget(seconds=None, steps=4)
+    fractions = []
+    while (done := budget.fraction()) < 1:
+        fractions.append(done)
+        budget.count()
+    assert fractions == [0.0, 0.25, 0.5, 0.75]
+    short = Budget(seconds=1e-9, steps=None)
+    assert short.fraction() == 0.0  # one step is always done
+    short.count()
+    assert short.fraction() == 1.0
+    assert Budget(seconds=None, steps=4, stopped=lambda: True).fraction() == 1.0
+    rates = [Budget.triangle(i / 100) for i in range(100)]
+    assert max(rates) == rates[10] == 1.0
+    assert min(rates) > 0
+
+
+def test_sentence_transformers_folders_of_both_kinds(tmp_path: Path) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(
+        '{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": false}'
+    )
+    (tmp_path / "modules.json").write_text(
+        '[{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},'
+        ' {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]'
+    )
+    (tmp_path / "0_Transformer").mkdir()
+    (tmp_path / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 128}')
+    assert read_embedding_facts(tmp_path) == {"pooling": "cls", "normalize": False, "max_seq_length": 128}
+    assert read_embedding_facts(tmp_path / "1_Pooling") == {}
+
+
+def test_an_empty_corpus_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text("")
+    settings = DistillationSettings(trees=1, depth=1, corpus=(str(tmp_path / "texts.jsonl"),))
+    with pytest.raises(DataError, match="no rows"):
+        read_distillation_texts(settings)

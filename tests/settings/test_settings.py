@@ -1,0 +1,209 @@
+"""Settings: precedence, the end of a run, errors with their place, the files of the repository."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tomli
+
+from ufbert.errors import ConfigError
+from ufbert.model.config import UltraFastBertConfig
+from ufbert.settings.toml import (
+    Settings,
+    TrainingSettings,
+    differences,
+    load_settings,
+    parse_duration,
+    settings_from_dict,
+    settings_to_dict,
+    settings_to_toml,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+# Filled in by the program: which class, where from, which labels.
+NOT_IN_FILES = {"id2label", "problem_type", "architectures", "provenance"}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without ufbert.toml."""
+    monkeypatch.chdir(tmp_path)
+
+
+def write(path: str, text: str) -> Path:
+    """A TOML file in the working folder."""
+    file = Path(path)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_repositorys_file_repeats_every_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = tomli.loads((ROOT / "ufbert.toml").read_text(encoding="utf-8"))
+    defaults = Settings()
+    assert list(written) == [f.name for f in dataclasses.fields(Settings)]
+    for section, values in written.items():
+        section_defaults = getattr(defaults, section)
+        names = {f.name for f in dataclasses.fields(section_defaults)} - NOT_IN_FILES
+        assert set(values) == names, section
+        for name, value in values.items():
+            assert value == getattr(section_defaults, name), f"{section}.{name}"
+            assert type(value) is type(getattr(section_defaults, name)), f"{section}.{name}"
+    monkeypatch.chdir(ROOT)
+    assert load_settings() == defaults
+
+
+@pytest.mark.parametrize("file", ["ufbert.toml", "recipes/crammed-1x11.toml"])
+def test_every_key_of_a_shipped_file_has_a_comment(file: str) -> None:
+    for number, line in enumerate((ROOT / file).read_text(encoding="utf-8").splitlines(), 1):
+        if "=" in line and not line.startswith("#"):
+            assert " # " in line, f"{file}:{number}"
+
+
+def test_the_recipe_is_the_papers() -> None:
+    settings = load_settings(ROOT / "recipes" / "crammed-1x11.toml")
+    paper = UltraFastBertConfig()
+    same = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "trees", "depth")
+    assert [getattr(settings.model, n) for n in same] == [getattr(paper, n) for n in same]
+    training = settings.training
+    assert (training.budget, training.batch_size, training.peak_learning_rate) == ("24h", 8192, 1e-3)
+    assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.98, 1e-12)
+    assert (training.weight_decay, training.gradient_clip, training.mlm_probability) == (0.01, 0.5, 0.25)
+    assert (training.batch_ramp_fraction, training.peak_fraction, training.dropout) == (0.6, 0.75, 0.0)
+    assert settings.data.max_tokens_per_character == 0.25
+
+
+def test_command_line_over_config_over_folder_over_defaults() -> None:
+    write("ufbert.toml", "[model]\ndepth = 3\ntrees = 3\nhidden_size = 96\nnum_attention_heads = 3\n")
+    config = write("own.toml", "[model]\ndepth = 4\ntrees = 4\n")
+    settings = load_settings(config, ["model.depth=5"], options={"training.seed": 6, "data.corpus": None})
+    model = settings.model
+    assert (model.depth, model.trees, model.hidden_size, model.num_hidden_layers) == (5, 4, 96, 2)
+    assert settings.training.seed == 6
+    assert settings.data.corpus == "embedded"
+
+
+def test_values_of_overrides_are_toml_and_a_bare_word_is_a_string() -> None:
+    settings = load_settings(
+        None, ["data.lowercase=false", "training.dropout=0", 'data.corpus="a b.txt"', "data.tokenizer=x/y"]
+    )
+    assert settings.data.lowercase is False
+    assert settings.training.dropout == 0.0
+    assert isinstance(settings.training.dropout, float)
+    assert (settings.data.corpus, settings.data.tokenizer) == ("a b.txt", "x/y")
+    assert load_settings(None, ["model.depth=3", "model.depth=4"]).model.depth == 4
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher", "end"),
+    [
+        ("budget = '2h'", "steps = 5", (5, 0, "")),
+        ("steps = 5", "tokens = 70", (0, 70, "")),
+        ("tokens = 70", "budget = '3m'", (0, 0, "3m")),
+        ("steps = 5\ntokens = 0\nbudget = ''", "batch_size = 8", (5, 0, "")),
+        ("steps = 5", "steps = 0\ntokens = 0\nbudget = '1h'", (0, 0, "1h")),
+    ],
+)
+def test_an_end_clears_those_of_lower_levels(lower: str, higher: str, end: tuple[int, int, str]) -> None:
+    write("ufbert.toml", f"[training]\n{lower}\n")
+    training = load_settings(write("own.toml", f"[training]\n{higher}\n")).training
+    assert (training.steps, training.tokens, training.budget) == end
+
+
+def test_an_option_clears_the_files_end_and_two_options_are_at_odds() -> None:
+    config = write("own.toml", "[training]\nbudget = '2h'\n")
+    assert load_settings(config, options={"training.tokens": 9}).training.budget == ""
+    with pytest.raises(ConfigError, match=r"--steps: training.steps and training.tokens both say when"):
+        load_settings(config, ["training.tokens=9"], options={"training.steps": 3})
+    with pytest.raises(ConfigError, match=r"--seed: --set training.seed=1 gives training.seed another value"):
+        load_settings(None, ["training.seed=1"], options={"training.seed": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model]\n\ndept = 3\n", "own.toml:3: unknown key model.dept; did you mean depth?"),
+        ("[training]\n[modl]\ndepth = 3\n", "own.toml:2: unknown section 'modl'; known: model, data,"),
+        ("depth = 3\n", "own.toml:1: unknown section 'depth'"),
+        ("model = 3\n", "own.toml:1: model must be a table [model]"),
+        ("[model]\ndepth = '3'\n", "own.toml:2: model.depth must be a whole number, not '3'"),
+        ("[model]\nuse_bias = 1\n", "own.toml:2: model.use_bias must be true or false, not 1"),
+        ("[training]\nbatch_size = true\n", "own.toml:2: training.batch_size must be a whole number, not True"),
+        ("[data]\n# a\ncorpus = 3\n", "own.toml:3: data.corpus must be a string, not 3"),
+        ("[training]\ndropout = 1.5\n", "own.toml:2: training.dropout must lie between 0.0 and 0.99"),
+        ("[training]\nbudget = 'long'\n", "own.toml:2: training.budget must be a time such as 90s"),
+        ("[training]\nprecision = 'half'\n", "own.toml:2: training.precision must be one of auto, float32"),
+        ("[training]\nseed = 1\nsteps = 3\ntokens = 4\n", "own.toml:3: training.steps and training.tokens both"),
+        ("[training]\nsteps = 0\nbudget = ''\n", "own.toml:2: exactly one of training.steps"),
+        ("[model]\nhidden_size = 100\nnum_attention_heads = 3\n", "own.toml:3: num_attention_heads (3) must divide"),
+        ("[model]\ndepth = 40\n", "own.toml:2: depth 40 means 1 x 2,199,023,255,551 neurons"),
+        ("[data]\nsequence_length = 512\n", "own.toml:2: data.sequence_length (512) is above"),
+        ("model.depth = '3'\n", "own.toml:1: model.depth must be a whole number"),
+        ("[model]\ndepth = \n", "not valid TOML"),
+    ],
+)
+def test_errors_name_file_line_and_key(text: str, message: str) -> None:
+    config = write("own.toml", text)
+    with pytest.raises(ConfigError) as error:
+        load_settings(config)
+    assert message in str(error.value)
+    assert str(error.value).startswith("own.toml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("depth=3", "--set depth=3: write section.key=value"),
+        ("model.depth", "--set model.depth: write section.key=value"),
+        ("model.dept=3", "--set model.dept=3: unknown key model.dept; did you mean depth?"),
+        ("run.depth=3", "--set run.depth=3: unknown section 'run'"),
+        ("model.depth=deep", "--set model.depth=deep: model.depth must be a whole number, not 'deep'"),
+        ("training.batch_size=0", "--set training.batch_size=0: training.batch_size must be at least 1"),
+    ],
+)
+def test_errors_name_the_override(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_settings(None, [override])
+    assert str(error.value).startswith(message)
+
+
+def test_a_file_that_is_missing_or_not_text() -> None:
+    with pytest.raises(ConfigError, match=r"absent.toml: no such file; --config takes a TOML file"):
+        load_settings(Path("absent.toml"))
+    Path("own.toml").write_bytes(b"[model]\n\xff = 3\n")
+    with pytest.raises(ConfigError, match=r"own.toml: not UTF-8 \(byte 8\)"):
+        load_settings(Path("own.toml"))
+
+
+def test_settings_survive_toml_and_json() -> None:
+    settings = load_settings(
+        None, ["training.steps=7", 'data.corpus="naïve \\"q\\" 😀.txt"', "model.depth=2", "training.adam_epsilon=1e-9"]
+    )
+    assert load_settings(write("own.toml", settings_to_toml(settings))) == settings
+    assert settings_from_dict(settings_to_dict(settings), "here") == settings
+    assert differences(settings, Settings())["training.steps"] == (7, 0)
+    assert set(differences(settings, load_settings(None, ["training.steps=7"]))) == {
+        "data.corpus",
+        "model.depth",
+        "training.adam_epsilon",
+    }
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), ("2d", 172800)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "0s", "-3m", "3 weeks", "h"])
+def test_a_duration_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"training.budget must be a time such as 90s, 20m, 24h or 2d"):
+        parse_duration(text, "training.budget")
+
+
+def test_a_run_needs_one_end() -> None:
+    with pytest.raises(ConfigError, match="exactly one of"):
+        TrainingSettings(budget="")
+    with pytest.raises(ConfigError, match="exactly one of"):
+        TrainingSettings(steps=3)

@@ -1,1 +1,0 @@
-"""The backends of CMM, one module each, behind the `Backend` protocol of `ufbert.cmm`."""

@@ -1,0 +1,1 @@
+"""The machine a figure is measured on, and what it can do at best."""

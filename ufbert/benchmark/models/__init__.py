@@ -1,0 +1,1 @@
+"""Whole models: the encoder beside other software, and a training step."""

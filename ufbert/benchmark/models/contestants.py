@@ -1,0 +1,141 @@
+"""The encoders' processes during a run: loaded, checked, warmed up, and sampled in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ufbert.benchmark.layer.implementations import Absent
+from ufbert.benchmark.models.peers.job import Job
+from ufbert.benchmark.models.peers.process import Worker, WorkerError
+from ufbert.benchmark.models.peers.roster import Entry
+from ufbert.benchmark.settings import usable_cores
+from ufbert.benchmark.timing import Budget
+
+__all__ = ["Contestant", "load_contestants", "sample_in_turn", "state_errors", "warm_up"]
+
+# Relative error of the median token's hidden state. Single tokens of trees may differ more: a decision within
+# rounding of a tie goes another way, and attention carries it on.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "int8": 2e-1}
+
+SAMPLE_SECONDS = 0.3
+LEAST_ROUNDS, MOST_ROUNDS = 3, 60
+# Single calls at batch 1, where the percentiles matter, even if the time is used up.
+LEAST_SINGLE_CALLS = 20
+# The pause before a sample, in which the threads of the process before it stop spinning.
+SETTLE_SECONDS = 0.03
+# A call that is shorter gets an untimed one before its samples, since the others emptied the caches.
+SHORT_CALL_SECONDS = 0.5
+
+
+@dataclass
+class Contestant:
+    """An encoder in its process."""
+
+    entry: Entry
+    worker: Worker
+    error: float
+    """Relative error of the median token's hidden state."""
+    largest_error: float
+    """Of the worst token."""
+    seconds_per_call: float = 0.0
+    samples: list[list[float]] = field(default_factory=list)
+    """Seconds of each call, by sample; of the batch size at hand."""
+
+    @property
+    def calls_per_sample(self) -> int:
+        """As many as fill a sample."""
+        return max(1, int(SAMPLE_SECONDS / max(self.seconds_per_call, 1e-6)))
+
+    @property
+    def untimed_calls(self) -> int:
+        """Before each sample."""
+        return 1 if self.seconds_per_call < SHORT_CALL_SECONDS else 0
+
+    @property
+    def cost(self) -> float:
+        """Seconds of a round."""
+        return (self.calls_per_sample + self.untimed_calls) * self.seconds_per_call + SETTLE_SECONDS
+
+
+def load_contestants(
+    entries: Sequence[Entry], make_job: Callable[[Entry], Job], stack: contextlib.ExitStack
+) -> tuple[list[Contestant], list[Absent], dict[str, str]]:
+    """Start a process for each, as many at a time as there are cores, and check what it computes.
+
+    The processes end with `stack`. Returns those that compute rightly, the others with the reason, and the
+    versions of the packages that they run on.
+    """
+    versions: dict[str, str] = {}
+
+    def start(entry: Entry) -> Contestant | Absent:
+        job = make_job(entry)
+        worker = Worker(job.threads, ours=not entry.encoder.is_peer)
+        stack.callback(worker.close)
+        states = job.path / f"states-{entry.encoder.name}-{entry.precision}.npy"
+        try:
+            versions.update(worker.ask("load", job=job.to_dict())["versions"])
+            worker.ask("check", ids=str(job.path / "checked.npy"), states=str(states))
+        except WorkerError as error:
+            return entry.absent(str(error))
+        errors = state_errors(np.load(states), np.load(job.path / f"reference-{entry.encoder.layer}.npy"))
+        allowed = TOLERANCE[entry.precision]
+        if not errors[0] <= allowed:
+            reason = f"hidden states differ from the reference by {errors[0]:.2g} (allowed: {allowed:g})"
+            return entry.absent(reason, wrong=True)
+        return Contestant(entry, worker, *errors)
+
+    with ThreadPoolExecutor(usable_cores()) as executor:
+        outcomes = list(executor.map(start, entries))
+    absent = [outcome for outcome in outcomes if isinstance(outcome, Absent)]
+    return [outcome for outcome in outcomes if isinstance(outcome, Contestant)], absent, versions
+
+
+def warm_up(contestant: Contestant, batch: int) -> Absent | None:
+    """Compile for the batch size and estimate a call's time; why it failed, if it did."""
+    try:
+        answer = contestant.worker.ask("shape", batch=batch)
+    except WorkerError as error:
+        return contestant.entry.absent(f"batch {batch}: {error}")
+    contestant.seconds_per_call = answer["seconds_per_call"]
+    contestant.samples = []
+    return None
+
+
+def sample_in_turn(contestants: Sequence[Contestant], batch: int, budget: Budget) -> dict[int, Absent]:
+    """Samples until the time is used up, but at least three of each, at batch 1 as many as have 20 calls.
+
+    Returns those whose process died, by position.
+    """
+    cost = sum(contestant.cost for contestant in contestants)
+    least = LEAST_ROUNDS
+    if batch == 1 and contestants:
+        least = max(least, -(-LEAST_SINGLE_CALLS // min(c.calls_per_sample for c in contestants)))
+    rounds = max(least, min(MOST_ROUNDS, int(budget.left() / max(cost, 1e-9))))
+    dead: dict[int, Absent] = {}
+    for _ in range(rounds):
+        for position, contestant in enumerate(contestants):
+            if position in dead:
+                continue
+            time.sleep(SETTLE_SECONDS)
+            calls = {"calls": contestant.calls_per_sample, "warm_up": contestant.untimed_calls}
+            try:
+                contestant.samples.append(contestant.worker.ask("sample", **calls)["seconds"])
+            except WorkerError as error:
+                dead[position] = contestant.entry.absent(f"batch {batch}: {error}")
+    return dead
+
+
+def state_errors(states: Any, reference: Any) -> tuple[float, float]:
+    """Relative error of the median and of the worst token: (B, T, H) against (B, T, H)."""
+    if states.shape != reference.shape:
+        return float("inf"), float("inf")
+    difference = np.linalg.norm(states.astype(np.float64) - reference, axis=-1)
+    relative = difference / np.linalg.norm(reference, axis=-1)
+    return float(np.median(relative)), float(np.max(relative))

@@ -1,0 +1,209 @@
+"""Times whole encoders, ours beside our dense twin and the peers, each in a process of its own.
+
+The models differ in nothing but their feedforward layers: the peers and the dense twin have the same weights,
+ours has trees in the place of the feedforward layers. All processes stay loaded, and one computes at a time:
+they take samples in turn, so that a change of clock or a neighbour's load meets all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ufbert.benchmark.layer.implementations import Absent
+from ufbert.benchmark.machine.description import available_memory
+from ufbert.benchmark.models.peers.job import Job
+from ufbert.benchmark.models.peers.process import Worker, WorkerError
+from ufbert.benchmark.models.peers.roster import Entry, choose_encoders
+from ufbert.benchmark.models.peers.weights import VOCABULARY, dense_parameters, write_models
+from ufbert.benchmark.report.encoder_results import Breakdown, EncoderResult, Latency, compare_encoders
+from ufbert.benchmark.settings import BenchmarkSettings, usable_cores
+from ufbert.benchmark.timing import Budget, Spread
+from ufbert.errors import ConfigError
+
+from .contestants import Contestant, load_contestants, sample_in_turn, warm_up
+
+__all__ = ["EncoderBenchmark", "waves"]
+
+BREAKDOWN_SECONDS = 1.0
+MOST_BREAKDOWN_CALLS = 20
+EXPORT_LIMIT_SECONDS = 240.0
+# Memory of a process beside its weights, and the copies of weights that a framework may hold while it loads.
+FRAMEWORK_BYTES, WEIGHT_COPIES = 600 << 20, 2.5
+USABLE_SHARE = 0.8
+
+
+class EncoderBenchmark:
+    """The encoder benchmark of one device."""
+
+    def __init__(
+        self,
+        settings: BenchmarkSettings,
+        device: torch.device,
+        budget: Budget,
+        note: Callable[[str], None],
+        advance: Callable[[float], None] = lambda _share: None,
+    ) -> None:
+        self.settings, self.device = settings, device
+        self.budget, self.note, self.advance = budget, note, advance
+        self.results: list[EncoderResult] = []
+        self.breakdowns: list[Breakdown] = []
+        self.absent: list[Absent] = []
+        self.paths: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {"versions": {}, "export_seconds": {}, "idle_cpu_seconds": {}}
+        """Versions of the packages, seconds of exporting, CPU time of processes while it was not their turn."""
+
+    def run(self) -> None:
+        """Time everything; fills the attributes above. Raises `ConfigError` for a model larger than the memory."""
+        settings = self.settings
+        entries, self.absent = choose_encoders(settings.implementations, settings.dtypes, settings.device)
+        free = available_memory()
+        each = WEIGHT_COPIES * 4 * dense_parameters(settings) + FRAMEWORK_BYTES
+        if free is not None and each > free:
+            raise ConfigError(
+                f"an encoder of this shape needs about {each / 2**30:,.0f} GiB, {free / 2**30:,.0f} GiB are free; "
+                "choose fewer --layers, a smaller --hidden-size or another --preset"
+            )
+        with tempfile.TemporaryDirectory(prefix="ufbert-bench-") as folder:
+            self.note("writing the models")
+            self.paths = write_models(settings, self.job("", folder))
+            entries = self.export(entries, folder)
+            groups = waves(entries, each, free)
+            for done, group in enumerate(groups):
+                self.run_wave(group, folder, done, len(groups))
+            if self.breakdowns:
+                self.time_tokenising(folder)
+        compare_encoders(self.results)
+        names = [(entry.encoder.name, entry.precision) for entry in entries]
+        self.results.sort(key=lambda r: (r.batch, names.index((r.implementation, r.dtype))))
+        self.facts["processes_at_once"] = max((len(group) for group in groups), default=0)
+
+    def job(self, module: str, folder: str, precision: str = "float32", **options: Any) -> Job:
+        """What a worker is told."""
+        settings = self.settings
+        return Job(
+            module=module, precision=precision, device=self.device.type, threads=settings.threads, folder=folder,
+            sequence_length=settings.sequence_length, vocabulary=VOCABULARY, seed=settings.seed, options=options,
+        )  # fmt: skip
+
+    def export(self, entries: list[Entry], folder: str) -> list[Entry]:
+        """Make the peers' reference and models; those whose model cannot be made become absent."""
+        needed = {entry: entry.encoder.exports(entry.precision) for entry in entries}
+        kinds = list(dict.fromkeys(kind for kinds in needed.values() for kind in kinds))
+        failed: dict[str, str] = {}
+        with contextlib.ExitStack() as stack:
+            worker: Worker | None = None
+            for kind in kinds:
+                self.note(f"exporting: {kind}")
+                worker = worker or stack.enter_context(Worker(usable_cores(), ours=False))
+                try:
+                    job = self.job("", folder, kind=kind)
+                    seconds = worker.ask("export", limit=EXPORT_LIMIT_SECONDS, job=job.to_dict())["seconds"]
+                    self.facts["export_seconds"][kind] = round(seconds, 2)
+                except WorkerError as error:
+                    failed[kind], worker = str(error), None
+        kept = []
+        for entry in entries:
+            if reasons := [failed[kind] for kind in needed[entry] if kind in failed]:
+                self.absent.append(entry.absent(f"could not be exported: {reasons[0]}"))
+            else:
+                kept.append(entry)
+        return kept
+
+    def run_wave(self, entries: Sequence[Entry], folder: str, done: int, number: int) -> None:
+        """Load these encoders side by side, check them, and time them at each batch size."""
+        batches = self.settings.batches
+
+        def make_job(entry: Entry) -> Job:
+            return self.job(entry.encoder.module, folder, entry.precision, **entry.encoder.options)
+
+        with contextlib.ExitStack() as stack:
+            self.note(f"loading {len(entries)} encoders")
+            contestants, absent, versions = load_contestants(entries, make_job, stack)
+            self.absent += absent
+            self.facts["versions"] |= versions
+            for position, batch in enumerate(batches):
+                cell = Budget(self.budget.share(1.0, len(batches) * (number - done) - position))
+                contestants = self.time_batch(contestants, batch, cell)
+                self.advance((done + (position + 1) / len(batches)) / number)
+            for contestant in contestants:
+                name = f"{contestant.entry.encoder.name} {contestant.entry.precision}"
+                self.facts["idle_cpu_seconds"][name] = round(contestant.worker.idle_cpu_seconds, 3)
+
+    def time_batch(self, contestants: Sequence[Contestant], batch: int, budget: Budget) -> list[Contestant]:
+        """Warm up, sample in turn, keep the figures; the contestants that came through."""
+        ready = []
+        for contestant in contestants:
+            self.note(f"batch {batch}: warming up {contestant.entry.encoder.name} {contestant.entry.precision}")
+            if failure := warm_up(contestant, batch):
+                self.absent.append(failure)
+            else:
+                ready.append(contestant)
+        self.note(f"batch {batch}: timing {batch} x {self.settings.sequence_length} tokens")
+        dead = sample_in_turn(ready, batch, budget)
+        self.absent += dead.values()
+        ready = [contestant for position, contestant in enumerate(ready) if position not in dead]
+        for contestant in ready:
+            self.results.append(self.result(contestant, batch))
+            if contestant.entry.encoder.name == "ufbert":
+                self.breakdowns.append(self.break_down(contestant, batch))
+        return ready
+
+    def result(self, contestant: Contestant, batch: int) -> EncoderResult:
+        """The figure of what was sampled."""
+        settings, encoder, worker = self.settings, contestant.entry.encoder, contestant.worker
+        return EncoderResult(
+            layer=encoder.layer,
+            implementation=encoder.name,
+            peer=encoder.is_peer,
+            device=self.device.type,
+            dtype=contestant.entry.precision,
+            threads=settings.threads,
+            batch=batch,
+            sequence_length=settings.sequence_length,
+            layers=settings.layers,
+            spread=Spread.of([float(np.mean(sample)) for sample in contestant.samples]),
+            samples=len(contestant.samples),
+            calls_per_sample=contestant.calls_per_sample,
+            latency=Latency.of([seconds for sample in contestant.samples for seconds in sample]),
+            resident_bytes=worker.resident_bytes,
+            peak_bytes=worker.peak_bytes,
+            error=contestant.error,
+            largest_error=contestant.largest_error,
+        )
+
+    def break_down(self, contestant: Contestant, batch: int) -> Breakdown:
+        """Our encoder's parts at the batch size it was just timed at."""
+        calls = max(2, min(MOST_BREAKDOWN_CALLS, int(BREAKDOWN_SECONDS / contestant.seconds_per_call / 2)))
+        answer = contestant.worker.ask("parts", calls=calls)
+        scale = 1e6 / (batch * self.settings.sequence_length)
+        return Breakdown(
+            implementation=contestant.entry.encoder.name,
+            dtype=contestant.entry.precision,
+            batch=batch,
+            sequence_length=self.settings.sequence_length,
+            calls=answer["calls"],
+            parts={part: seconds * scale for part, seconds in answer["parts"].items()},
+            whole=answer["whole"] * scale,
+            without_timers=answer["plain"] * scale,
+        )
+
+    def time_tokenising(self, folder: str) -> None:
+        """Add the cost of tokenising to the breakdowns."""
+        self.note("timing the tokenizer")
+        with Worker(self.settings.threads, ours=True) as worker:
+            answer = worker.ask("tokenise", job=self.job("", folder).to_dict())
+        for breakdown in self.breakdowns:
+            breakdown.tokenisation = answer["seconds"] * 1e6 / answer["tokens"]
+        self.facts["tokenisation"] = answer
+
+
+def waves(entries: Sequence[Entry], each: float, free: int | None) -> list[list[Entry]]:
+    """Groups of encoders that fit into the memory side by side, `each` taking so many bytes."""
+    size = len(entries) if free is None else max(1, int(USABLE_SHARE * free / each))
+    return [list(entries[start : start + size]) for start in range(0, len(entries), max(size, 1))]

@@ -1,0 +1,1 @@
+"""What a run found: records, JSON, tables and figures."""

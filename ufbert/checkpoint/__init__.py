@@ -1,0 +1,1 @@
+"""What a folder on disk is; no model class is known here."""

@@ -1,0 +1,1 @@
+"""The mathematics of conditional matrix multiplication, and who computes it: one module each, behind `operator`."""

@@ -1,0 +1,1 @@
+"""Dense feedforward layers distilled into trees; `run` is the way through."""

@@ -1,0 +1,76 @@
+"""What every dense feedforward layer of the teacher sees and says on the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ufbert.model.encoder import UltraFastBertModel
+
+from .texts import Batch
+
+__all__ = ["LayerSample", "collect_layer_samples", "record_hidden_states"]
+
+
+@dataclass(frozen=True)
+class LayerSample:
+    """Inputs x and outputs y of one feedforward layer, (tokens, H), bfloat16 to fit many of them."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+@torch.no_grad()
+def collect_layer_samples(teacher: UltraFastBertModel, batches: Iterable[Batch], tokens: int) -> list[LayerSample]:
+    """Run the teacher until about `tokens` tokens have been seen; padding is left out."""
+    inputs: list[list[torch.Tensor]] = [[] for _ in teacher.layers]
+    outputs: list[list[torch.Tensor]] = [[] for _ in teacher.layers]
+    present = torch.zeros(0)
+
+    def record(index: int) -> Any:
+        def hook(_: Any, arguments: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            inputs[index].append(arguments[0][present].bfloat16())
+            outputs[index].append(output[present].bfloat16())
+
+        return hook
+
+    handles = [
+        layer.get_submodule("feedforward").register_forward_hook(record(i)) for i, layer in enumerate(teacher.layers)
+    ]
+    seen = 0
+    try:
+        for batch in batches:
+            present = batch.attention_mask.bool()
+            teacher.encode(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+            seen += int(present.sum())
+            if seen >= tokens:
+                break
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [LayerSample(torch.cat(x), torch.cat(y)) for x, y in zip(inputs, outputs, strict=True)]
+
+
+@contextmanager
+def record_hidden_states(encoder: UltraFastBertModel) -> Iterator[list[torch.Tensor]]:
+    """A list that holds, after a forward pass, every layer's output (B, T, H), the final norm's included."""
+    states: list[torch.Tensor] = []
+
+    def begin(*_: Any) -> None:
+        states.clear()
+
+    def hook(_: Any, __: Any, output: torch.Tensor) -> None:
+        states.append(output)
+
+    modules = [*encoder.layers, *([encoder.final_norm] if encoder.final_norm is not None else [])]
+    handles = [module.register_forward_hook(hook) for module in modules]
+    handles.append(encoder.embeddings.register_forward_pre_hook(begin))
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()

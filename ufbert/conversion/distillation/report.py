@@ -1,0 +1,144 @@
+"""What the student is worth: held-out errors, layer by layer and of the whole, beside a control.
+
+The control is the teacher with every feedforward layer replaced by its mean output. Whatever it reaches,
+the trees need not be thanked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+
+from ufbert.model.config import UltraFastBertConfig
+from ufbert.model.encoder import UltraFastBertModel
+from ufbert.reporting import console, note
+
+from .end_to_end import pool
+from .layer_inputs import record_hidden_states
+from .texts import Batch
+
+__all__ = ["LayerErrors", "Measurement", "measure", "show"]
+
+
+@dataclass(frozen=True)
+class LayerErrors:
+    """Relative errors of one layer on the teacher's own inputs, held out: 0 exact, 1 the mean output."""
+
+    initialized: float
+    regressed: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Held-out figures of the whole encoder, run on its own from the text on."""
+
+    texts: int
+    student_cosine: float
+    """Mean cosine between the student's and the teacher's embeddings of a text."""
+    control_cosine: float
+    student_errors: list[float]
+    """Root of the mean squared error over the variance, of each layer's output across tokens."""
+    control_errors: list[float]
+
+    def figures(self) -> dict[str, str]:
+        """For the model card."""
+        return {
+            f"mean cosine to the original's embeddings, {self.texts} held-out texts": f"{self.student_cosine:.4f}",
+            "the same with feedforward layers that put out only their mean": f"{self.control_cosine:.4f}",
+        }
+
+
+@torch.no_grad()
+def measure(
+    teacher: UltraFastBertModel,
+    student: UltraFastBertModel,
+    means: Sequence[torch.Tensor],
+    batches: Iterable[Batch],
+    pooling: str,
+) -> Measurement:
+    """Run teacher, student and control over held-out text in float32. `means` (H,) are the control's outputs."""
+    layers = len(teacher.layers) + (teacher.final_norm is not None)
+    cosines = {"student": 0.0, "control": 0.0}
+    squares = {name: [0.0] * layers for name in cosines}
+    totals, sums, counts = [0.0] * layers, [torch.zeros(0)] * layers, 0
+    texts = 0
+    for batch in batches:
+        present = batch.attention_mask.bool()
+        wanted = _run(teacher, batch)
+        with _mean_outputs(teacher, means):
+            control = _run(teacher, batch)
+        student_states = _run(student, batch)
+        texts, counts = texts + len(present), counts + int(present.sum())
+        embedding = pool(wanted[-1], batch.attention_mask, pooling)
+        for name, states in (("student", student_states), ("control", control)):
+            other = pool(states[-1], batch.attention_mask, pooling)
+            cosines[name] += float(F.cosine_similarity(embedding, other).sum())
+            for i, (state, target) in enumerate(zip(states, wanted, strict=True)):
+                squares[name][i] += float((state - target)[present].square().sum())
+        for i, target in enumerate(wanted):
+            rows = target[present].double()
+            totals[i] += float(rows.square().sum())
+            sums[i] = rows.sum(0) if not len(sums[i]) else sums[i] + rows.sum(0)
+    variances = [t - float(s.square().sum()) / counts for t, s in zip(totals, sums, strict=True)]
+    errors = {
+        name: [(s / max(v, 1e-30)) ** 0.5 for s, v in zip(values, variances, strict=True)]
+        for name, values in squares.items()
+    }
+    return Measurement(
+        texts, cosines["student"] / texts, cosines["control"] / texts, errors["student"], errors["control"]
+    )
+
+
+def _run(encoder: UltraFastBertModel, batch: Batch) -> list[torch.Tensor]:
+    with record_hidden_states(encoder) as states:
+        encoder.encode(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        return [state.float() for state in states]
+
+
+@contextmanager
+def _mean_outputs(encoder: UltraFastBertModel, means: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Within the block every feedforward layer puts out its mean, whatever it is given."""
+
+    def constant(mean: torch.Tensor) -> Any:
+        return lambda _module, _arguments, output: mean.to(output.dtype).expand_as(output)
+
+    handles = [
+        layer.get_submodule("feedforward").register_forward_hook(constant(mean))
+        for layer, mean in zip(encoder.layers, means, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraFastBertConfig) -> None:
+    """The closing table on stderr."""
+    table = Table(title=f"Measured on {measurement.texts} held-out pieces of text")
+    table.add_column("")
+    for head in ("initialised", "regressed", "trained", "control"):
+        table.add_column(head, justify="right")
+    rows = [(f"layer {i}: relative error", e.initialized, e.regressed) for i, e in enumerate(errors)]
+    for i, (name, initialized, regressed) in enumerate(rows):
+        whole = measurement.student_errors[i], measurement.control_errors[i]
+        table.add_row(name, *(f"{value:.3f}" for value in (initialized, regressed, *whole)))
+    if len(measurement.student_errors) > len(errors):
+        final = measurement.student_errors[-1], measurement.control_errors[-1]
+        table.add_row("final norm: relative error", "", "", *(f"{value:.3f}" for value in final))
+    cosines = f"{measurement.student_cosine:.4f}", f"{measurement.control_cosine:.4f}"
+    table.add_row("mean cosine of embeddings", "", "", *cosines, style="bold")
+    used, available = config.neurons_used, config.neurons_available
+    table.add_row("neurons used of available", "", "", f"{used:,} of {available:,}", "0")
+    console().print(table)
+    note(
+        "initialised, regressed: one layer alone on the original's inputs, 0 exact, 1 its mean output; trained, "
+        "control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: every "
+        "feedforward layer puts out its mean"
+    )

@@ -1,0 +1,108 @@
+"""Trees out of a dense layer's neurons: who stands where, and what the nodes put out.
+
+A neuron is worth `(activation - its mean)^2 |w_out|^2` to a token, which is the squared error of the layer's
+output if the token does without it (the mean goes into the output bias). Level by level, every node takes
+the neuron that is worth most to the tokens that reach the node and do not have it yet, and these then part
+by its sign. Neurons that fire together thus come to stand on one path. The output weights of all nodes are
+then the ridge regression of the dense layer's output on the activations of the visited nodes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+
+from ufbert.cmm.tree import node_count
+from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward
+from ufbert.model.fff import FFF
+
+from .straight_through import path_mask
+
+__all__ = ["initialize_trees", "place_neurons", "solve_output_weights"]
+
+# Tokens that decide which neuron stands where: enough for a leaf of depth 8 to see 32 of them.
+PLACEMENT_TOKENS = 8192
+# Unknowns of the regression, beyond which its matrix (n x n) is no longer a matter of seconds.
+MAXIMUM_UNKNOWNS = 6000
+RIDGE = 1e-3
+
+
+@torch.no_grad()
+def initialize_trees(layer: FFF, dense: DenseFeedforward, activation: str, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Fill `layer` from `dense` and the inputs x and outputs y (tokens, H) of `dense` on some text."""
+    place_neurons(layer, dense, activation, x[:PLACEMENT_TOKENS].float())
+    if layer.trees * layer.nodes <= MAXIMUM_UNKNOWNS:
+        solve_output_weights(layer, x, y)
+
+
+@torch.no_grad()
+def place_neurons(layer: FFF, dense: DenseFeedforward, activation: str, x: torch.Tensor) -> None:
+    """Copy a dense neuron to every node; the output bias makes up for the means of the rest."""
+    w_in, w_out = dense.linear_in.weight, dense.linear_out.weight  # (I, H), (H, I)
+    logits = dense.linear_in(x)  # (tokens, I)
+    activations = ACTIVATIONS[activation](logits)
+    means = activations.mean(0)
+    worth = (activations - means).square() * w_out.square().sum(0)  # (tokens, I)
+    neurons = _place(logits > 0, worth, layer.trees, layer.depth).to(w_in.device)  # (P, N)
+    layer.w_in.copy_(w_in[neurons])
+    layer.w_out.copy_(w_out.T[neurons])
+    bias = dense.linear_in.bias
+    layer.b_in.copy_(torch.zeros_like(layer.b_in) if bias is None else bias[neurons])
+    if layer.b_out is not None:
+        out_bias = dense.linear_out.bias
+        layer.b_out.copy_(means @ w_out.T if out_bias is None else means @ w_out.T + out_bias)
+
+
+def _place(active: torch.Tensor, worth: torch.Tensor, trees: int, depth: int) -> torch.Tensor:
+    """active, worth (tokens, I) -> the neuron of each node (P, N). `worth` is used up."""
+    count = worth.shape[1]
+    placed = torch.zeros(trees, node_count(depth), dtype=torch.int64)
+    right = active.to(worth.dtype)
+    reached = worth.new_ones(trees, worth.shape[0])  # (nodes of the level, tokens), 1 where a token comes
+    for level in range(depth + 1):
+        gain = reached @ worth  # (nodes, I)
+        if level < depth:
+            # A node that sends all tokens one way makes its tree shallower: prefer even splits.
+            share = (reached @ right) / reached.sum(1, keepdim=True).clamp(min=1)
+            gain = gain * (share * (1 - share)).clamp(min=1e-3)
+        chosen = torch.empty(len(reached), dtype=torch.int64)
+        for start in range(0, len(reached), count):  # one to one, so that no two nodes take the same
+            rows, columns = linear_sum_assignment(gain[start : start + count].cpu().numpy(), maximize=True)
+            chosen[start + torch.from_numpy(rows)] = torch.from_numpy(columns)
+        first = (1 << level) - 1
+        placed[:, first : 2 * first + 1] = chosen.view(trees, -1)
+        chosen = chosen.to(worth.device)
+        for node, neuron in enumerate(chosen.tolist()):
+            worth[:, neuron] *= 1 - reached[node]  # these tokens have it now
+        goes_right = right[:, chosen].T  # (nodes, tokens)
+        reached = torch.stack([reached * (1 - goes_right), reached * goes_right], 1).flatten(0, 1)
+    return placed
+
+
+@torch.no_grad()
+def solve_output_weights(layer: FFF, x: torch.Tensor, y: torch.Tensor, batch: int = 4096) -> None:
+    """Set w_out (and b_out) to the ridge regression of y on the visited activations, drawn to what they are."""
+    unknowns = layer.trees * layer.nodes
+    gram = x.new_zeros(unknowns + 1, unknowns + 1, dtype=torch.float32)
+    moments = x.new_zeros(unknowns + 1, layer.hidden_size, dtype=torch.float32)
+    for start in range(0, len(x), batch):
+        inputs, targets = x[start : start + batch].float(), y[start : start + batch].float()
+        design = F.pad(visited_activations(layer, inputs), (0, 1), value=0.0 if layer.b_out is None else 1.0)
+        gram += design.T @ design
+        moments += design.T @ targets
+    before = F.pad(layer.w_out.reshape(unknowns, -1), (0, 0, 0, 1))
+    if layer.b_out is not None:
+        before[-1] = layer.b_out
+    weight = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
+    gram.diagonal().add_(weight)
+    solution = torch.linalg.solve(gram.double(), (moments + weight * before).double()).float()
+    layer.w_out.copy_(solution[:-1].view_as(layer.w_out))
+    if layer.b_out is not None:
+        layer.b_out.copy_(solution[-1])
+
+
+def visited_activations(layer: FFF, x: torch.Tensor) -> torch.Tensor:
+    """x (tokens, H) -> gelu of the visited nodes' logits among zeros, (tokens, P * N)."""
+    logits = torch.einsum("th,pnh->tnp", x, layer.w_in) + layer.b_in.T
+    return (F.gelu(logits) * path_mask(logits)).transpose(1, 2).flatten(1)

@@ -1,0 +1,1 @@
+"""The way back out: Hugging Face layout and ONNX."""

@@ -1,0 +1,1 @@
+"""Readers of foreign checkpoints, one file a family, behind `source`."""

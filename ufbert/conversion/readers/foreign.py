@@ -1,0 +1,190 @@
+"""What every reader of a foreign checkpoint needs: its configuration and its tensors, with clear errors."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ufbert.errors import CheckpointError
+from ufbert.model.config import UltraFastBertConfig
+from ufbert.model.pretrained import read_json
+
+__all__ = ["ForeignConfig", "ForeignTensors", "Reading"]
+
+_MISSING = object()
+
+
+@dataclass
+class Reading:
+    """A foreign checkpoint in our terms: `state` names tensors as our models with a head do."""
+
+    config: UltraFastBertConfig
+    state: dict[str, torch.Tensor]
+    notes: list[str] = field(default_factory=list)
+    """One line for each thing that was left behind or that the user should know."""
+
+
+class ForeignConfig:
+    """Values of a foreign `config.json`; every getter raises `CheckpointError` naming the file and the key."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+
+    def section(self, name: str) -> ForeignConfig:
+        """A nested object; an absent one reads as empty."""
+        values = self.values.get(name) or {}
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"{self.where}: {name} is {values!r}, not an object")
+        return ForeignConfig(values, f"{self.where}: {name}")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value as it is; `default` where it is absent or null."""
+        value = self.values.get(name)
+        return default if value is None else value
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A whole number."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise CheckpointError(f"{self.where}: {name} is {value!r}, not a whole number")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{self.where}: {name} is {value!r}, not a number")
+        return float(value)
+
+    def translate(self, name: str, meanings: Mapping[Any, str], default: Any = None) -> str:
+        """The value's name in our config. Raises for one that our encoder does not have."""
+        value = self.get(name, default)
+        if not isinstance(value, str | bool | int) or value not in meanings:
+            known = ", ".join(str(m) for m in meanings)
+            raise CheckpointError(f"{self.where}: {name} is {value!r}, which is not supported; supported: {known}")
+        return meanings[value]
+
+    def require(self, name: str, expected: Any, default: Any = _MISSING) -> None:
+        """Raise unless the value, or where it is absent the default, is the only one our encoder can express."""
+        value = self.get(name, expected if default is _MISSING else default)
+        if value != expected:
+            raise CheckpointError(
+                f"{self.where}: {name} is {value!r}; this encoder can only express {name} = {expected!r}"
+            )
+
+
+class ForeignTensors:
+    """The tensors of a checkpoint, in float32, and which of them have been read."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+        self.file = file
+        self._tensors = {
+            # TensorFlow's names for a norm's scale and shift survive in old BERT checkpoints.
+            name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): t
+            for name, t in tensors.items()
+        }
+        self._read: set[str] = set()
+
+    @classmethod
+    def load(cls, folder: Path) -> ForeignTensors:
+        """safetensors, whole or in shards, or else `pytorch_model.bin`, unpickled weights-only."""
+        for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pickle)):
+            if (file := folder / name).is_file():
+                return cls(read(file), file)
+            if (index := folder / f"{name}.index.json").is_file():
+                shards = read_json(index).get("weight_map")
+                if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+                    raise CheckpointError(f"{index}: has no weight_map; fetch the checkpoint again")
+                tensors: dict[str, torch.Tensor] = {}
+                for shard in sorted(set(shards.values())):
+                    tensors |= read(folder / Path(shard).name)
+                return cls(tensors, index)
+        raise CheckpointError(f"{folder}: holds no weights; expected model.safetensors or pytorch_model.bin")
+
+    def strip_prefixes(self, prefixes: Iterable[str]) -> None:
+        """Drop what torch.compile and data parallelism put before every name."""
+        for prefix in prefixes:
+            if self._tensors and all(name.startswith(prefix) for name in self._tensors):
+                self._tensors = {n.removeprefix(prefix): t for n, t in self._tensors.items()}
+
+    def add_prefix(self, prefix: str) -> None:
+        """Put something before every name."""
+        self._tensors = {prefix + n: t for n, t in self._tensors.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def has_any(self, prefix: str) -> bool:
+        """Whether some tensor's name starts so."""
+        return any(name.startswith(prefix) for name in self._tensors)
+
+    def take(self, name: str, *shape: int) -> torch.Tensor:
+        """The tensor of that name and shape. Raises `CheckpointError` if it is missing or of another shape."""
+        if name not in self._tensors:
+            raise CheckpointError(f"{self.file}: lacks the tensor {name}; is the checkpoint complete?")
+        tensor = self._tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(f"{self.file}: {name} has shape {tuple(tensor.shape)}, config.json makes it {shape}")
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{self.file}: {name} is of type {tensor.dtype}; quantised weights are not read")
+        self._read.add(name)
+        return tensor.to(torch.float32)
+
+    def rows(self, name: str) -> int:
+        """The first dimension of a tensor whose size no config key gives."""
+        if name not in self._tensors or self._tensors[name].ndim == 0:
+            raise CheckpointError(f"{self.file}: lacks the tensor {name}; is the checkpoint complete?")
+        return int(self._tensors[name].shape[0])
+
+    def take_or_zeros(self, name: str, *shape: int) -> torch.Tensor:
+        """A bias that may be absent, which is the same as zero."""
+        return self.take(name, *shape) if name in self else torch.zeros(shape)
+
+    def take_bias_of(self, name: str, size: int) -> torch.Tensor:
+        """`name.bias`, or zeros."""
+        return self.take_or_zeros(f"{name}.bias", size)
+
+    def skip(self, *names: str) -> None:
+        """Count tensors as read that hold nothing (buffers, copies)."""
+        self._read.update(names)
+
+    def unread(self) -> list[str]:
+        """Names of the tensors nobody asked for."""
+        return sorted(self._tensors.keys() - self._read)
+
+
+def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: no such file, but the checkpoint's index names it; fetch it again") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: damaged or not a safetensors file ({error}); fetch it again") from error
+
+
+def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: no such file, but the checkpoint's index names it; fetch it again") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file}: holds more than tensors, and unpickling that could run code, so it was not read; "
+            "take a safetensors version of the model, or save its state_dict alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise CheckpointError(f"{file}: damaged or not a torch file ({' '.join(reason)}); fetch it again") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
+        raise CheckpointError(f"{file}: holds no state_dict (names with tensors)")
+    return content

@@ -1,0 +1,1 @@
+"""Result rows into files that are whole, or can be continued."""

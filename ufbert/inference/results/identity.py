@@ -1,0 +1,47 @@
+"""What a run was asked and of what, so that only the same run continues its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ufbert
+from ufbert.inference.pipeline import Pipeline
+from ufbert.inference.sources import Source
+from ufbert.system.processes import World
+
+__all__ = ["run_identity"]
+
+
+def run_identity(
+    pipeline: Pipeline, source: Source, world: World, *, skip_bad: bool, top_k: int | None
+) -> dict[str, Any]:
+    """Everything that the results hang on, as plain JSON values; the number of threads changes only the speed."""
+    return {
+        "version": ufbert.__version__,
+        "task": pipeline.task,
+        "top_k": top_k,
+        "pooling": pipeline.pooling,
+        "normalize": pipeline.normalize,
+        "max_length": pipeline.max_length,
+        "long_text": "truncate" if pipeline.overlap is None else "window",
+        "stride": pipeline.overlap,
+        "batch_size": pipeline.batch_size,
+        "precision": pipeline.precision,
+        "device": pipeline.device.type,
+        "backend": pipeline.backend,
+        "text_column": source.text_column,
+        "pair_column": source.pair_column,
+        "id_columns": list(source.id_columns),
+        "keep_text": source.keep_text,
+        "skip_bad": skip_bad,
+        "process": f"{world.rank} of {world.size}",
+        "checkpoint": _files(sorted(f for f in pipeline.folder.iterdir() if f.suffix in (".json", ".safetensors"))),
+        "inputs": _files(source.paths),
+    }
+
+
+def _files(paths: Iterable[Path]) -> list[list[Any]]:
+    """Path, size and time of change: contents would take as long to compare as to read."""
+    return [[str(p.absolute()), (status := p.stat()).st_size, status.st_mtime_ns] for p in paths]

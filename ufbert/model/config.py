@@ -1,0 +1,183 @@
+"""What a model is: the one frozen dataclass that `config.json` holds.
+
+Field names are Hugging Face's where Hugging Face has one. The defaults are the paper's crammed 1x11
+UltraFastBERT (16 layers of 768, vocabulary 32,768); the switches below `feedforward` let the same encoder
+express BERT, RoBERTa, DistilBERT and MiniLM checkpoints exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ufbert.cmm.tree import check_shape, node_count
+from ufbert.errors import ConfigError
+
+__all__ = ["MODEL_TYPE", "UltraFastBertConfig"]
+
+MODEL_TYPE = "ultrafastbert"
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "feedforward": ("fff", "dense"),
+    "hidden_act": ("gelu", "gelu_new", "relu", "silu"),
+    "norm_position": ("pre", "post"),
+    "position_embedding_type": ("scaled-sinusoidal", "absolute"),
+    "classifier_pooling": ("first", "mean"),
+    "problem_type": ("single_label_classification", "regression"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UltraFastBertConfig:
+    """Everything that fixes the shape and the function of a model. Raises `ConfigError` on a bad value."""
+
+    vocab_size: int = 32768
+    """Entries of the WordPiece vocabulary."""
+    hidden_size: int = 768
+    """Width of a token's representation."""
+    num_hidden_layers: int = 16
+    """Transformer layers."""
+    num_attention_heads: int = 12
+    """Attention heads; divides `hidden_size`."""
+    max_position_embeddings: int = 128
+    """The longest sequence in tokens, special tokens included."""
+    pad_token_id: int = 0
+    """Token that fills a batch up; ignored where the attention mask is 0."""
+
+    feedforward: str = "fff"
+    """`fff` (trees of neurons, one path used) or `dense` (all neurons used)."""
+    trees: int = 1
+    """P, the trees of a fast feedforward layer."""
+    depth: int = 11
+    """D, edges from root to leaf; a tree has 2^(D+1) - 1 neurons and a token uses D + 1."""
+    intermediate_size: int = 3072
+    """Neurons of a dense feedforward layer; ignored by `fff`."""
+    hidden_act: str = "gelu"
+    """Activation of dense feedforward layers and the prediction head; `fff` always uses exact GELU."""
+
+    layer_norm_eps: float = 1e-12
+    """Epsilon of every LayerNorm."""
+    norm_position: str = "pre"
+    """`pre` (crammed BERT) or `post` (original BERT)."""
+    embedding_norm: bool = True
+    """LayerNorm after the sum of the embeddings."""
+    final_norm: bool = True
+    """LayerNorm after the last layer; a post-norm model has none."""
+    position_embedding_type: str = "scaled-sinusoidal"
+    """`scaled-sinusoidal` (fixed, one learned scale) or `absolute` (a learned table)."""
+    position_offset: int = 0
+    """First row of the learned table in use. RoBERTa starts at `pad_token_id + 1` and skips padding."""
+    type_vocab_size: int = 0
+    """Token types; 0 for none."""
+    use_bias: bool = False
+    """Biases in the attention's and the feedforward's dense layers (an FFF always has its node biases)."""
+    head_transform: bool = False
+    """Dense, activation and LayerNorm before the decoder, as in BERT's masked-LM head."""
+    decoder_bias: bool = False
+    """A bias per vocabulary entry in the decoder."""
+    tie_word_embeddings: bool = True
+    """The decoder uses the word embedding's matrix."""
+
+    hidden_dropout_prob: float = 0.1
+    """Dropout of embeddings and sublayer outputs; pretraining turns it off."""
+    attention_probs_dropout_prob: float = 0.1
+    """Dropout of the attention weights."""
+    initializer_range: float = 0.02
+    """Standard deviation of the normal initialisation of every matrix."""
+
+    classifier_pooling: str = "mean"
+    """What the classification head reads: the `first` token or the `mean` over the tokens."""
+    classifier_hidden_size: int = 1024
+    """Width of the head's Tanh layer."""
+    classifier_dropout: float = 0.1
+    """Dropout between the Tanh layer and the scores."""
+    num_labels: int = 2
+    """Scores of the classification head; 1 for regression."""
+    id2label: dict[int, str] | None = None
+    """Label names by class number; `LABEL_0`, ... where absent."""
+    problem_type: str | None = None
+    """`single_label_classification` or `regression`; None where the model has no such head."""
+    architectures: tuple[str, ...] = ()
+    """The model class whose weights the checkpoint holds, Hugging Face's way."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Where the weights come from, for the model card; no part of the function."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "architectures", tuple(self.architectures))
+        if self.id2label is not None:
+            names = {int(k): str(v) for k, v in self.id2label.items()}
+            object.__setattr__(self, "id2label", names)
+            if sorted(names) != list(range(self.num_labels)):
+                raise ConfigError(f"id2label names classes {sorted(names)}, num_labels is {self.num_labels}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (name == "problem_type" and value is None):
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        for name, least in (
+            ("vocab_size", 1),
+            ("hidden_size", 1),
+            ("num_hidden_layers", 0),
+            ("num_attention_heads", 1),
+            ("max_position_embeddings", 1),
+            ("intermediate_size", 1),
+            ("type_vocab_size", 0),
+            ("position_offset", 0),
+            ("pad_token_id", 0),
+            ("classifier_hidden_size", 1),
+            ("num_labels", 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} must lie in [0, 1), not {getattr(self, name)!r}")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not getattr(self, name) > 0.0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)!r}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
+            )
+        if self.feedforward == "fff":
+            check_shape(self.hidden_size, self.trees, self.depth)
+
+    @property
+    def neurons_available(self) -> int:
+        """Neurons of one feedforward layer."""
+        return self.trees * node_count(self.depth) if self.feedforward == "fff" else self.intermediate_size
+
+    @property
+    def neurons_used(self) -> int:
+        """Neurons of one feedforward layer that a token uses."""
+        return self.trees * (self.depth + 1) if self.feedforward == "fff" else self.intermediate_size
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the classes in order."""
+        return [(self.id2label or {}).get(i, f"LABEL_{i}") for i in range(self.num_labels)]
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        values = dataclasses.asdict(self)
+        values["architectures"] = list(self.architectures)
+        if self.id2label is not None:
+            values["id2label"] = {str(k): v for k, v in self.id2label.items()}
+            values["label2id"] = {v: k for k, v in self.id2label.items()}
+        return {"model_type": MODEL_TYPE, **values}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "config") -> Self:
+        """Read what `to_dict` wrote; keys that Hugging Face's tools add are ignored. `source` is for errors."""
+        if values.get("model_type") != MODEL_TYPE:
+            raise ConfigError(f"{source}: model_type is {values.get('model_type')!r}, not {MODEL_TYPE!r}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        try:
+            return cls(**{k: v for k, v in values.items() if k in known})
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"{source}: {error}") from error

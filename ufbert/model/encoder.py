@@ -1,0 +1,199 @@
+"""The encoder: the paper's crammed BERT, and by its switches BERT, RoBERTa, DistilBERT and MiniLM.
+
+Pre-norm: x + attention(norm(x)), then x + feedforward(norm(x)), and one norm at the end.
+Post-norm: norm(x + attention(x)), then norm(x + feedforward(x)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ufbert.errors import DataError
+
+from .attention import SelfAttention
+from .config import UltraFastBertConfig
+from .fff import FFF
+from .pretrained import PretrainedModel
+
+__all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel"]
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+@dataclass
+class EncoderOutput:
+    """`last_hidden_state` (B, T, H), after the final norm."""
+
+    last_hidden_state: torch.Tensor
+
+
+def sinusoids(length: int, hidden_size: int) -> torch.Tensor:
+    """Fixed position table (length, hidden_size): sine in the even columns, cosine in the odd ones.
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    position = torch.arange(length, dtype=torch.float32)[:, None]
+    frequency = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10000.0) / hidden_size))
+    table = torch.zeros(length, hidden_size)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency[: hidden_size // 2])
+    return table
+
+
+class Embeddings(nn.Module):
+    """Sum of word, position and (where the config has them) token-type embeddings, normed."""
+
+    positions: torch.Tensor
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.hidden_size
+        self.word = nn.Embedding(config.vocab_size, hidden, padding_idx=config.pad_token_id)
+        if config.position_embedding_type == "scaled-sinusoidal":
+            self.register_buffer("positions", torch.empty(config.max_position_embeddings, hidden), False)
+            self.position_scale = nn.Parameter(torch.tensor([1.0 / math.sqrt(hidden)]))
+        else:
+            rows = config.max_position_embeddings + config.position_offset
+            self.position = nn.Embedding(rows, hidden)
+        if config.type_vocab_size:
+            self.token_type = nn.Embedding(config.type_vocab_size, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps) if config.embedding_norm else None
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        if not self.word.weight.is_meta:  # a checkpoint's reader fills them once the weights are there
+            self.fill_positions()
+
+    def fill_positions(self) -> None:
+        """Compute the fixed position table, which no checkpoint stores."""
+        if self.config.position_embedding_type == "scaled-sinusoidal":
+            rows, columns = self.positions.shape
+            self.positions = sinusoids(rows, columns)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
+        """input_ids and token_type_ids (B, T) -> (B, T, H)."""
+        length = input_ids.shape[1]
+        x = self.word(input_ids)  # (B, T, H)
+        if self.config.position_embedding_type == "scaled-sinusoidal":
+            x = x + self.position_scale * self.positions[:length]
+        elif self.config.position_offset:
+            # RoBERTa's numbering: padding has row pad_token_id, the first token the one after it.
+            token = (input_ids != self.config.pad_token_id).long()
+            x = x + self.position(token.cumsum(1) * token + self.config.position_offset - 1)
+        else:
+            x = x + self.position.weight[:length]
+        if self.config.type_vocab_size:
+            if token_type_ids is None:
+                x = x + self.token_type.weight[0]
+            else:
+                x = x + self.token_type(token_type_ids)
+        if self.norm is not None:
+            x = self.norm(x)
+        dropped: torch.Tensor = self.dropout(x)
+        return dropped
+
+
+class DenseFeedforward(nn.Module):
+    """The dense twin of `FFF`: Linear, activation, Linear."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.linear_out = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., H) -> (..., H)."""
+        y: torch.Tensor = self.linear_out(self.activation(self.linear_in(x)))
+        return y
+
+
+class Layer(nn.Module):
+    """Attention and feedforward, each with its norm and residual connection."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__()
+        self.pre_norm = config.norm_position == "pre"
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = SelfAttention(config)
+        self.feedforward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feedforward: FFF | DenseFeedforward
+        if config.feedforward == "fff":
+            self.feedforward = FFF(
+                config.hidden_size,
+                config.trees,
+                config.depth,
+                output_bias=config.use_bias,
+                initializer_range=config.initializer_range,
+            )
+        else:
+            self.feedforward = DenseFeedforward(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """x (B, T, H), mask (B, 1, 1, T) or None -> (B, T, H)."""
+        if self.pre_norm:
+            x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+            x = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        else:
+            x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
+            x = self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+        return x
+
+
+class UltraFastBertModel(PretrainedModel):
+    """The encoder without a head."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.final_norm else None
+        self.apply(self.initialize)
+
+    def encode(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        states: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """input_ids, attention_mask (1 = token, 0 = padding), token_type_ids (B, T) -> (B, T, H).
+
+        A list given as `states` takes the embeddings and what each layer makes of them, the result last.
+        Raises `DataError` when T exceeds `max_position_embeddings`.
+        """
+        if input_ids.shape[1] > self.config.max_position_embeddings:
+            raise DataError(
+                f"{input_ids.shape[1]} tokens are more than the model's maximum of "
+                f"{self.config.max_position_embeddings}; truncate or split the text"
+            )
+        mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
+        x = self.embeddings(input_ids, token_type_ids)
+        for layer in self.layers:
+            if states is not None:
+                states.append(x)
+            x = layer(x, mask)
+        result: torch.Tensor = x if self.final_norm is None else self.final_norm(x)
+        if states is not None:
+            states.append(result)
+        return result
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> EncoderOutput:
+        """`encode`, wrapped."""
+        return EncoderOutput(last_hidden_state=self.encode(input_ids, attention_mask, token_type_ids))

@@ -1,0 +1,106 @@
+"""The fast feedforward layer, and the masked dense layer that defines it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ufbert.cmm.operator import BACKENDS, cmm
+from ufbert.cmm.reference import paths
+from ufbert.cmm.tree import check_shape, node_count
+from ufbert.errors import ConfigError
+
+__all__ = ["FFF", "masked_dense_fff"]
+
+
+class FFF(nn.Module):
+    """Feedforward layer whose neurons stand in `trees` balanced binary trees of `depth` edges.
+
+    A token uses `trees * (depth + 1)` of the `trees * (2^(depth + 1) - 1)` neurons. Depth 0 is an ordinary
+    dense layer of `trees` neurons. Parameters: `w_in` (P, N, H), `b_in` (P, N), `w_out` (P, N, H), and
+    `b_out` (H,) if `output_bias`, which a layer converted from a dense one carries.
+
+    Raises `ConfigError` for a shape that cannot exist or does not fit into memory, or an unknown backend.
+    Source: Belcak & Wattenhofer 2023, section 2.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int = 768,
+        trees: int = 1,
+        depth: int = 11,
+        *,
+        output_bias: bool = False,
+        backend: str = "auto",
+        initializer_range: float = 0.02,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_shape(hidden_size, trees, depth)
+        self.hidden_size, self.trees, self.depth = hidden_size, trees, depth
+        self.backend = backend
+        self.initializer_range = initializer_range
+        nodes = node_count(depth)
+        self.w_in = nn.Parameter(torch.empty(trees, nodes, hidden_size, device=device, dtype=dtype))
+        self.b_in = nn.Parameter(torch.empty(trees, nodes, device=device, dtype=dtype))
+        self.w_out = nn.Parameter(torch.empty(trees, nodes, hidden_size, device=device, dtype=dtype))
+        self.b_out = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if output_bias else None
+        self.reset_parameters()
+
+    @property
+    def nodes(self) -> int:
+        """Neurons of one tree."""
+        return node_count(self.depth)
+
+    @property
+    def backend(self) -> str:
+        """`auto`, `reference`, `numba` or `cuda`; `auto` takes the fastest that runs where the input is."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        if name not in BACKENDS:
+            raise ConfigError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+        self._backend = name
+
+    def reset_parameters(self) -> None:
+        """Normal(0, initializer_range) weights and zero biases, as in the published recipe."""
+        nn.init.normal_(self.w_in, std=self.initializer_range)
+        nn.init.normal_(self.w_out, std=self.initializer_range)
+        nn.init.zeros_(self.b_in)
+        if self.b_out is not None:
+            nn.init.zeros_(self.b_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., H) of any floating dtype -> the same shape and dtype; on a GPU under autocast its dtype."""
+        own: dict[str, Any] = self._parameters
+        if "w_in" in own and "b_in" in own and "w_out" in own:
+            # By its name a module finds a parameter in 0.4 us, and a token takes 3 us.
+            w_in, b_in, w_out = own["w_in"], own["b_in"], own["w_out"]
+        else:  # parametrized or pruned
+            w_in, b_in, w_out = self.w_in, self.b_in, self.w_out
+        y = cmm(x, w_in, b_in, w_out, self._backend)
+        return y if self.b_out is None else y + self.b_out.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        """The shape, for `print(model)`."""
+        return (
+            f"hidden_size={self.hidden_size}, trees={self.trees}, depth={self.depth}, "
+            f"output_bias={self.b_out is not None}, backend={self._backend!r}"
+        )
+
+
+def masked_dense_fff(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+    """The definition by autograd alone: all neurons, masked to the path; x (tokens, H) -> (tokens, H).
+
+    This is what the paper's training code computes. It shares no backward with the operator, so tests hold
+    the gradients of every backend against it.
+    """
+    trees, nodes, hidden = w_in.shape
+    logits = (x @ w_in.reshape(-1, hidden).T + b_in.reshape(-1)).reshape(x.shape[0], trees, nodes)
+    mask = torch.zeros_like(logits).scatter(2, paths(logits.detach()), 1.0)
+    return (F.gelu(logits) * mask).reshape(x.shape[0], trees * nodes) @ w_out.reshape(-1, hidden)

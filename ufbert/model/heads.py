@@ -1,0 +1,170 @@
+"""The encoder with a head: masked-language modelling, and classification or regression of sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import UltraFastBertConfig
+from .encoder import ACTIVATIONS, UltraFastBertModel
+from .pretrained import PretrainedModel
+
+__all__ = [
+    "ClassificationHead",
+    "HeadTransform",
+    "MaskedLMOutput",
+    "SequenceClassifierOutput",
+    "UltraFastBertForMaskedLM",
+    "UltraFastBertForSequenceClassification",
+    "labelled_positions",
+    "masked_lm_loss",
+    "sequence_loss",
+]
+
+IGNORED_LABEL = -100
+"""Label of the positions that do not count in the loss, torch's and Hugging Face's convention."""
+
+
+@dataclass
+class MaskedLMOutput:
+    """`logits` are (B, T, V), or (labelled positions, V) when labels were given: only those are computed."""
+
+    logits: torch.Tensor
+    last_hidden_state: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+@dataclass
+class SequenceClassifierOutput:
+    """`logits` (B, num_labels), `last_hidden_state` (B, T, H)."""
+
+    logits: torch.Tensor
+    last_hidden_state: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+def labelled_positions(labels: torch.Tensor) -> torch.Tensor:
+    """labels (B, T) -> (positions,): where in the flattened batch something is to be predicted."""
+    return (labels.reshape(-1) != IGNORED_LABEL).nonzero().squeeze(1)
+
+
+def masked_lm_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats of the labelled positions: logits (positions, V), targets (positions,)."""
+    # The mean over no position is undefined; zero keeps a batch without labels harmless.
+    return F.cross_entropy(logits.float(), targets) if len(targets) else logits.float().sum()
+
+
+def sequence_loss(logits: torch.Tensor, labels: torch.Tensor, config: UltraFastBertConfig) -> torch.Tensor:
+    """logits (B, num_labels), labels (B,): mean squared error for regression, else mean cross-entropy in nats."""
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return F.mse_loss(logits.float().squeeze(-1), labels.float())
+    return F.cross_entropy(logits.float(), labels)
+
+
+class HeadTransform(nn.Module):
+    """Dense, activation and LayerNorm before BERT's decoder; the crammed BERT has none."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., H) -> (..., H)."""
+        y: torch.Tensor = self.norm(self.activation(self.dense(x)))
+        return y
+
+
+class UltraFastBertForMaskedLM(PretrainedModel):
+    """The encoder with the masked-LM decoder, tied to the word embedding by default."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__(config)
+        self.encoder = UltraFastBertModel(config)
+        self.transform = HeadTransform(config) if config.head_transform else None
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
+        for module in (self.transform, self.decoder):
+            if module is not None:
+                module.apply(self.initialize)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Make the decoder's matrix the word embedding's, if the config says so."""
+        if self.config.tie_word_embeddings:
+            self.decoder.weight = self.encoder.embeddings.word.weight
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> MaskedLMOutput:
+        """All (B, T). `labels` are -100 wherever nothing is to be predicted.
+
+        With labels, only the labelled positions reach the decoder: the loss is their mean cross-entropy in
+        nats, and `logits` has one row for each of them, in the order of the flattened batch.
+        """
+        hidden = self.encoder.encode(input_ids, attention_mask, token_type_ids)
+        if labels is None:
+            return MaskedLMOutput(logits=self.decode(hidden), last_hidden_state=hidden)
+        labelled = labelled_positions(labels)
+        logits = self.decode(hidden.reshape(-1, hidden.shape[-1]).index_select(0, labelled))
+        loss = masked_lm_loss(logits, labels.reshape(-1).index_select(0, labelled))
+        return MaskedLMOutput(logits=logits, last_hidden_state=hidden, loss=loss)
+
+    def decode(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., H) -> vocabulary logits (..., V)."""
+        transformed = hidden if self.transform is None else self.transform(hidden)
+        logits: torch.Tensor = self.decoder(transformed)
+        return logits
+
+
+class ClassificationHead(nn.Module):
+    """Pooling, Linear to `classifier_hidden_size`, Tanh, dropout, Linear to the scores."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__()
+        self.pooling = config.classifier_pooling
+        self.dense = nn.Linear(config.hidden_size, config.classifier_hidden_size)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.scores = nn.Linear(config.classifier_hidden_size, config.num_labels)
+
+    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """hidden (B, T, H), mask (B, T) -> (B, num_labels)."""
+        if self.pooling == "first":
+            pooled = hidden[:, 0]
+        elif attention_mask is None:
+            pooled = hidden.mean(1)
+        else:
+            weight = attention_mask[:, :, None].to(hidden.dtype)
+            pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+        scores: torch.Tensor = self.scores(self.dropout(torch.tanh(self.dense(pooled))))
+        return scores
+
+
+class UltraFastBertForSequenceClassification(PretrainedModel):
+    """The encoder with the classification head; one score and mean squared error for regression."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__(config)
+        self.encoder = UltraFastBertModel(config)
+        self.classifier = ClassificationHead(config)
+        self.classifier.apply(self.initialize)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """input_ids, attention_mask, token_type_ids (B, T); labels (B,), class numbers or values."""
+        hidden = self.encoder.encode(input_ids, attention_mask, token_type_ids)
+        logits = self.classifier(hidden, attention_mask)
+        loss = None if labels is None else sequence_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(logits=logits, last_hidden_state=hidden, loss=loss)

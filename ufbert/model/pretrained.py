@@ -1,0 +1,244 @@
+"""The checkpoint folder, and the base class of everything that can be saved to and loaded from one.
+
+`config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `README.md`, and the files of
+`sentence_transformers` where a converted model embeds in a way of its own. Tensor names are those of the model
+with a head; the encoder's start with `encoder.`, whichever class saved them. Nothing here unpickles anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ufbert.errors import CheckpointError, ConfigError
+from ufbert.system.atomic import write_folder
+
+from .config import MODEL_TYPE, UltraFastBertConfig
+
+__all__ = ["PretrainedModel", "locate_checkpoint", "read_config", "read_json", "write_tensors"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+ENCODER_PREFIX = "encoder."
+
+logger = logging.getLogger("ufbert.checkpoint")
+
+
+def locate_checkpoint(folder_or_hub_id: str | Path) -> Path:
+    """The local folder of a checkpoint; anything that is no path is fetched from the Hugging Face hub.
+
+    Raises `CheckpointError` if there is neither such a folder nor such a model on the hub.
+    """
+    path = Path(folder_or_hub_id).expanduser()
+    if path.is_dir():
+        return path
+    text = str(folder_or_hub_id)
+    if path.exists():
+        raise CheckpointError(f"{text}: is a file; give the checkpoint's folder")
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise CheckpointError(f"{text}: no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(text, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{text}: no such folder, and not to be had from the Hugging Face hub ({reason})"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint. Raises `CheckpointError`."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; {path.parent} is not a checkpoint") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: holds no JSON object")
+    return values
+
+
+def read_config(folder: Path) -> UltraFastBertConfig:
+    """The config of one of our checkpoints. Raises `CheckpointError` for another kind, saying what to do."""
+    values = read_json(folder / CONFIG_FILE)
+    if values.get("model_type") != MODEL_TYPE:
+        raise CheckpointError(
+            f"{folder}: is a {values.get('model_type', 'model of unknown type')!s} checkpoint, not an "
+            f"{MODEL_TYPE} one; run: ufbert convert {folder} DEST"
+        )
+    try:
+        return UltraFastBertConfig.from_dict(values, str(folder / CONFIG_FILE))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write a safetensors file. Raises `OSError` as other writing does, so that `write_folder` explains it."""
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The library passes the system's error on in its text alone.
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code)) from error
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; {path.parent} is not a checkpoint") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or not a safetensors file: {error}") from error
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out `torch.nn.init`: on the meta device it does nothing, yet loads torch._dynamo, for 1.2 s.
+
+    `python -X importtime -m ufbert infer FOLDER FILE` shows what a start loads.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        values = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else values["tensor"]
+        return func(*args, **values)
+
+
+class PretrainedModel(nn.Module):
+    """A module with a config that can be saved to and loaded from a folder."""
+
+    def __init__(self, config: UltraFastBertConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def initialize(self, module: nn.Module) -> None:
+        """The published initialisation, for `apply`: normal weights, zero biases, norms at 1 and 0."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def tie_weights(self) -> None:
+        """Share the tensors that the config says are shared; a model without a decoder has none."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_hub_id: str | Path, *, dtype: torch.dtype = torch.float32, **changes: Any
+    ) -> Self:
+        """Load a checkpoint of ours onto the CPU, in evaluation mode.
+
+        `changes` replace fields of the config (`num_labels=3`). A head the checkpoint lacks is initialised
+        anew, and a log line says so. Raises `CheckpointError` for a folder that is none, is damaged, or
+        comes from other software, and `ConfigError` for changes that cannot be.
+        """
+        folder = locate_checkpoint(folder_or_hub_id)
+        config = read_config(folder).replace(**changes)
+        state = _read_weights(folder / WEIGHTS_FILE)
+        with torch.device("meta"), _Uninitialised():  # no time spent on values that are about to be replaced
+            model = cls(config)
+        expected = model._file_names()
+        state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items() if k in expected}
+        for name, tensor in state.items():
+            if tensor.shape != expected[name].shape:
+                raise CheckpointError(
+                    f"{folder / WEIGHTS_FILE}: {name} has shape {tuple(tensor.shape)}, "
+                    f"{CONFIG_FILE} makes it {tuple(expected[name].shape)}"
+                )
+        missing = sorted(expected.keys() - state.keys())
+        if lacking := [name for name in missing if name.startswith(ENCODER_PREFIX)]:
+            raise CheckpointError(f"{folder / WEIGHTS_FILE}: lacks {lacking[0]} and {len(lacking) - 1} more")
+        prefix = "" if _has_encoder(model) else ENCODER_PREFIX
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()}, strict=False, assign=True)
+        model.tie_weights()
+        model._materialise(dtype)
+        if missing:
+            heads = ", ".join(sorted({name.split(".")[0] for name in missing}))
+            logger.info("%s holds no weights for %s: initialised anew", folder, heads)
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        tokenizer: Any = None,
+        card: str | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Write the checkpoint folder atomically. `tokenizer` is a `tokenizers.Tokenizer`, `card` Markdown.
+
+        Raises `OutputError` if the folder exists (unless `replace`), or cannot be written.
+        """
+        with write_folder(Path(folder), replace=replace) as temporary:
+            self.write(temporary, tokenizer=tokenizer, card=card)
+
+    def write(self, folder: Path, *, tokenizer: Any = None, card: str | None = None) -> None:
+        """The files of `save_pretrained`, into a folder that exists."""
+        config = self.config.replace(architectures=(type(self).__name__,))
+        (folder / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        state = {k: v.detach().cpu().contiguous() for k, v in self._file_names().items()}
+        write_tensors(state, folder / WEIGHTS_FILE)
+        if tokenizer is not None:
+            from ufbert.text.tokenization import save_tokenizer
+
+            save_tokenizer(tokenizer, folder, self.config.max_position_embeddings)
+        from ufbert.checkpoint.sentence_transformers import write_embedding_facts
+
+        write_embedding_facts(self.config.provenance, self.config.hidden_size, folder)
+        if card is not None:
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _file_names(self) -> dict[str, torch.Tensor]:
+        """The tensors of the file by their names there; a tied decoder is stored once, as the embedding."""
+        prefix = "" if _has_encoder(self) else ENCODER_PREFIX
+        state = {prefix + k: v for k, v in self.state_dict().items()}
+        if self.config.tie_word_embeddings:
+            state.pop("decoder.weight", None)
+        return state
+
+    def _materialise(self, dtype: torch.dtype) -> None:
+        """Give values to what no file held: fixed tables, and heads that are new."""
+        from .encoder import Embeddings
+
+        for module in self.modules():
+            if isinstance(module, Embeddings):
+                module.fill_positions()
+            own = list(module.parameters(recurse=False))
+            if own and all(p.is_meta for p in own):
+                module.to_empty(device="cpu", recurse=False)
+                module.to(dtype)
+                if isinstance(module, nn.LayerNorm):
+                    module.reset_parameters()
+                else:
+                    self.initialize(module)
+            elif any(p.is_meta for p in own):
+                raise CheckpointError(f"the file holds only part of {type(module).__name__}'s parameters")
+
+
+def _has_encoder(model: nn.Module) -> bool:
+    return hasattr(model, "encoder")

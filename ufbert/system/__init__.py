@@ -1,0 +1,1 @@
+"""What the process runs on: devices, other processes, memory, signals, the disk."""

@@ -1,0 +1,174 @@
+"""Rows of text out of files: txt, jsonl, csv, tsv and parquet, the text ones also compressed.
+
+    expand_paths(["data/*.jsonl", "more/"])  ->  the files, in a stable order
+    read_rows(path)                          ->  Row after Row, each with its place in the file
+
+Everything streams: no file is held in memory. Text must be UTF-8; a byte order mark is accepted, and only
+`\\n` and `\\r\\n` end a line (U+2028 and its like are ordinary characters of a text). A `.tsv` file follows
+the media type's definition and GLUE's use: no quoting, a tab always separates two fields.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ufbert.errors import DataError
+
+from .formats import STDIN, Row, display_name, read_blocks, read_jsonl, read_lines, read_parquet, read_table
+
+__all__ = ["STDIN", "Row", "expand_paths", "file_format", "read_rows", "read_texts"]
+
+FORMATS = {
+    ".txt": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+COMPRESSIONS = (".gz", ".zst")
+SUPPORTED = "supported are .txt .jsonl .ndjson .json .csv .tsv (each also .gz or .zst) and .parquet"
+
+
+def file_format(path: Path) -> str | None:
+    """`txt`, `jsonl`, `csv`, `tsv` or `parquet` by the file's suffix; None where it is none of them."""
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSIONS:
+        inner = FORMATS.get(Path(path.stem).suffix.lower())
+        return None if inner == "parquet" else inner
+    return FORMATS.get(suffix)
+
+
+def expand_paths(patterns: Sequence[str]) -> list[Path]:
+    """The files that paths, globs (`**` too) and folders (searched recursively) stand for.
+
+    The order of `patterns` is kept; the matches of one are sorted; `-` stays as `STDIN`. Hidden files are
+    left out of globs and folders. Raises `DataError` for what is missing, empty or of no supported format.
+    """
+    paths: list[Path] = []
+    for pattern in patterns:
+        name = os.path.expanduser(pattern)  # noqa: PTH111  (Path would drop a trailing slash and `./`)
+        path = Path(name)
+        if pattern == "-":
+            paths.append(STDIN)
+        elif os.path.isfile(name):  # noqa: PTH113  (Path.is_file raises for a name that is too long)
+            if file_format(path) is None:
+                raise DataError(f"{path}: unknown kind of file; {SUPPORTED}")
+            paths.append(path)
+        elif os.path.isdir(name):  # noqa: PTH112
+            paths += _supported(sorted(_walk(path)), f"{path}: the folder holds no readable file")
+        elif glob.has_magic(name):
+            matches = sorted(Path(m) for m in glob.glob(name, recursive=True))  # noqa: PTH207  (absolute too)
+            if not matches:
+                raise DataError(f"{pattern}: no file matches; check the pattern and the folder")
+            paths += _supported([m for m in matches if m.is_file()], f"{pattern}: matches no readable file")
+        elif os.path.exists(name):  # noqa: PTH110  (a named pipe such as /dev/fd/63 has no suffix)
+            paths.append(path)
+        else:
+            raise DataError(f"{pattern}: no such file or folder; check the path")
+    return paths
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield from (Path(parent) / f for f in files if not f.startswith("."))
+
+
+def _supported(paths: list[Path], otherwise: str) -> list[Path]:
+    found = [p for p in paths if file_format(p) is not None]
+    if not found:
+        raise DataError(f"{otherwise}; {SUPPORTED}")
+    return found
+
+
+def read_texts(
+    paths: Sequence[Path],
+    text_column: str = "text",
+    *,
+    whole_documents: bool = False,
+    on_bad: Callable[[DataError], None] | None = None,
+) -> Iterator[tuple[str, str]]:
+    """(`file:line`, text) of every row of `paths`, as `read_rows` yields them.
+
+    A txt file has no columns, so `text_column` does not concern it.
+    """
+    for path in paths:
+        column = "text" if (file_format(path) or "txt") == "txt" else text_column
+        rows = read_rows(path, columns=[column], text_columns=[column], whole_documents=whole_documents, on_bad=on_bad)
+        for row in rows:
+            yield row.where, row.fields[column]
+
+
+def read_rows(
+    path: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    text_columns: Sequence[str] = (),
+    whole_documents: bool = False,
+    on_bad: Callable[[DataError], None] | None = None,
+    format: str | None = None,
+    header: Sequence[str] | None = None,
+) -> Iterator[Row]:
+    """The rows of one file, in order.
+
+    `columns` are the fields to keep (None: all); `text_columns` are kept too and must be strings.
+    `whole_documents` makes a text file's blocks between blank lines the rows; otherwise every line is one,
+    blank ones included. `format` overrides the suffix, for standard input (read as txt lines otherwise).
+    `header` names the columns of a csv or tsv file that has no header row.
+
+    A bad row raises `DataError` with `file:line`; given `on_bad`, it is reported there and skipped. A file
+    that is missing, empty, damaged as a whole or without a wanted column always raises.
+    """
+    kind = format or file_format(path) or ("txt" if path == STDIN or not path.is_file() else None)
+    if kind is None or kind not in FORMATS.values():
+        raise DataError(f"{path}: unknown kind of file; {SUPPORTED}")
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *text_columns]))
+    needed = list(dict.fromkeys([*(columns or ()), *text_columns]))
+    if kind == "parquet":
+        rows = read_parquet(path, wanted, needed)
+    elif kind == "txt" and whole_documents:
+        rows = read_blocks(path, needed)
+    elif kind == "txt":
+        rows = read_lines(path, needed)
+    elif kind == "jsonl":
+        rows = read_jsonl(path, wanted, needed)
+    else:
+        rows = read_table(path, kind, wanted, needed, header)
+    empty = True
+    for row in rows:
+        empty = False
+        problem = row if isinstance(row, DataError) else _check_texts(row, text_columns)
+        if problem is None:
+            assert isinstance(row, Row)
+            yield row
+        elif on_bad is None:
+            raise problem
+        else:
+            on_bad(problem)
+    if empty:
+        raise DataError(f"{display_name(path)}: no rows in it; give a file with text")
+
+
+def _check_texts(row: Row, text_columns: Sequence[str]) -> DataError | None:
+    for column in text_columns:
+        value = row.fields[column]
+        if not isinstance(value, str):
+            found = "null" if value is None else f"{type(value).__name__} {str(value)[:40]}"
+            return DataError(f"{row.where}: {column!r} is {found}, not text; mend or remove the row")
+        if not value.isascii() and (problem := _broken_text(value)):
+            return DataError(f"{row.where}: {column!r} {problem}")
+    return None
+
+
+def _broken_text(text: str) -> str | None:
+    """What is wrong with a string that UTF-8 cannot express: half a surrogate pair out of a JSON escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds half a surrogate pair at character {error.start + 1}; mend or remove the row"
+    return None

@@ -1,0 +1,1 @@
+"""What pretraining, finetuning and distillation share."""
