@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM, UltraFastBertModel
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.commands.app import main
 from ufbert.conversion import load_source
 from ufbert.model.pretrained import read_config
-from ufbert.text.tokenization import load_tokenizer, train_tokenizer
+from ufbert.text.tokenization import train_tokenizer
 
 TEXTS = [
     f"The {adjective} {animal} {verb} near the {place}. It was {time}."

@@ -19,6 +19,7 @@ from ufbert import (
     UltraFastBertForSequenceClassification,
     UltraFastBertModel,
 )
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError, ConfigError, OutputError
 from ufbert.finetuning.epochs import learning_rate_share
 from ufbert.finetuning.report import EpochReport, FinetuningDisplay
@@ -26,7 +27,7 @@ from ufbert.finetuning.run import DataRequest, finetune
 from ufbert.finetuning.sequence_batches import encode_sequences, training_batches
 from ufbert.model.pretrained import read_config
 from ufbert.settings.sections import FinetuningSettings
-from ufbert.text.tokenization import encode_batch, load_tokenizer, train_tokenizer
+from ufbert.text.tokenization import encode_batch, train_tokenizer
 
 WORDS = ["the", "film", "was", "very", "quite", "really", "today", "again", "here", "there"]
 FAST = FinetuningSettings(epochs=4, learning_rate=1e-2, device="cpu", precision="float32")

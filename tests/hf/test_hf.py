@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 import ufbert
 from ufbert import Pipeline, UltraFastBertConfig
 from ufbert.checkpoint.sentence_transformers import read_embedding_facts, write_embedding_facts
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.conversion import convert_checkpoint, load_source
 from ufbert.errors import ConfigError, DataError
 from ufbert.model.pretrained import read_config
-from ufbert.text.tokenization import load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()

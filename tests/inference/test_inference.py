@@ -22,10 +22,11 @@ from ufbert import (
     UltraFastBertForSequenceClassification,
     UltraFastBertModel,
 )
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError, ConfigError, DataError
 from ufbert.inference.engine import PackedEncoder
 from ufbert.text.batching import Example, encode_window, length_batches, windows
-from ufbert.text.tokenization import encode_batch, load_tokenizer
+from ufbert.text.tokenization import encode_batch
 
 TEXT = "the quick brown fox jumps over a lazy dog and she sells sea shells by walking paths"
 WORDS = TEXT.split()

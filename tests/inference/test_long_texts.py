@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ufbert import Pipeline
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import ConfigError, DataError
 from ufbert.text.batching import UNCUT_CHARACTERS, Example, windows
 from ufbert.text.long_texts import encode_parts
-from ufbert.text.tokenization import load_tokenizer
 
 TEXT = "the quick brown fox jumps over lazy dog she sells sea shells by shore and trees paths"
 WORDS = TEXT.split()

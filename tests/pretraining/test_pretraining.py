@@ -376,13 +376,13 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_last_checkpoint(
         def fail(*args: Any, **kwargs: Any) -> None:
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-        monkeypatch.setattr("ufbert.model.pretrained.save_file", fail)
+        monkeypatch.setattr("ufbert.checkpoint.folder.save_file", fail)
 
     at_step(7, fill, monkeypatch)
     expected = r"/run: no space left on the disk; .*; the checkpoint of step 0 stays, continue it with --resume$"
     with pytest.raises(OutputError, match=expected):
         pretrain(plan("run"), plot=False)
-    monkeypatch.setattr("ufbert.model.pretrained.save_file", save_file)
+    monkeypatch.setattr("ufbert.checkpoint.folder.save_file", save_file)
     assert pretrain(plan("run", resume=True), plot=False).state.steps == 8
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ufbert.checkpoint.tokenizer import load_tokenizer, save_tokenizer, special_token_id
 from ufbert.errors import CheckpointError, DataError, OutputError
 from ufbert.settings.toml import DataSettings
 from ufbert.text import corpus as corpus_module
 from ufbert.text.corpus import PreparedCorpus, epoch_order, prepare_corpus
-from ufbert.text.tokenization import load_tokenizer, save_tokenizer, special_token_id
 
 WORDS = [
     "the",

@@ -12,15 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
+from ufbert.checkpoint.tokenizer import load_tokenizer, save_tokenizer, special_token_id, special_token_ids
 from ufbert.errors import CheckpointError, ConfigError, DataError
-from ufbert.text.tokenization import (
-    encode_batch,
-    load_tokenizer,
-    save_tokenizer,
-    special_token_id,
-    special_token_ids,
-    train_tokenizer,
-)
+from ufbert.text.tokenization import encode_batch, train_tokenizer
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, again and again.",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ufbert.errors import CheckpointError
-from ufbert.model.pretrained import read_json
+
+from .folder import read_json
 
 __all__ = ["read_embedding_facts", "transformer_folder", "unread_modules", "write_embedding_facts"]
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from ufbert.checkpoint.tokenizer import save_tokenizer
 from ufbert.conversion.readers.source import Source, load_source
 from ufbert.errors import ConfigError
 from ufbert.model.card import model_card
@@ -13,7 +14,6 @@ from ufbert.model.config import MODEL_TYPE
 from ufbert.reporting import note
 from ufbert.settings.distillation import DistillationSettings
 from ufbert.system.atomic import check_new, write_folder
-from ufbert.text.tokenization import save_tokenizer
 
 __all__ = ["TARGETS", "convert_checkpoint", "distillation_wanted"]
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import Tokenizer
 
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.heads import ClassificationHead, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import read_config
 from ufbert.settings.sections import FinetuningSettings
-from ufbert.text.tokenization import load_tokenizer
 
 from .classification_data import TaskData
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from ufbert.model.pretrained import locate_checkpoint, read_config
+from ufbert.checkpoint.folder import locate_checkpoint
+from ufbert.model.pretrained import read_config
 from ufbert.settings.sections import FinetuningSettings
 from ufbert.system.atomic import check_new
 from ufbert.system.devices import choose_device

@@ -61,7 +61,7 @@ class UltraFastBertPreTrainedModel(PreTrainedModel):
             if module.config.position_embedding_type == "scaled-sinusoidal":
                 nn.init.constant_(module.position_scale, 1.0 / math.sqrt(module.config.hidden_size))
                 before = module.positions
-                module.fill_positions()
+                module.fill_buffers()
                 module.positions = module.positions.to(before.device, before.dtype)
         else:
             self.encoder.initialize(module)

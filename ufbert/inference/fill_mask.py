@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer, decoders
 
+from ufbert.checkpoint.tokenizer import special_token_id
 from ufbert.errors import ConfigError, DataError
 from ufbert.model.heads import UltraFastBertForMaskedLM
 from ufbert.text.batching import Example, Window
 from ufbert.text.long_texts import TextPart
-from ufbert.text.tokenization import special_token_id
 
 from .predictions import Prediction, Task, shortest
 

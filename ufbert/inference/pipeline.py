@@ -20,17 +20,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ufbert.checkpoint.folder import locate_checkpoint
 from ufbert.checkpoint.sentence_transformers import read_embedding_facts
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.cmm.operator import resolve_backend
 from ufbert.errors import CheckpointError, ConfigError, DataError
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
-from ufbert.model.pretrained import PretrainedModel, locate_checkpoint, read_config
+from ufbert.model.pretrained import PretrainedModel, read_config
 from ufbert.system.devices import autocast, choose_device
 from ufbert.system.interruption import Interruption
 from ufbert.text.batching import Example, Window, encode_window, length_batches, windows
 from ufbert.text.long_texts import choose_overlap
-from ufbert.text.tokenization import load_tokenizer
 
 from .engine import prepare
 from .fill_mask import FillMask

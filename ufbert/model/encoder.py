@@ -72,9 +72,9 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         if not self.word.weight.is_meta:  # a checkpoint's reader fills them once the weights are there
-            self.fill_positions()
+            self.fill_buffers()
 
-    def fill_positions(self) -> None:
+    def fill_buffers(self) -> None:
         """Compute the fixed position table, which no checkpoint stores."""
         if self.config.position_embedding_type == "scaled-sinusoidal":
             rows, columns = self.positions.shape

@@ -1,79 +1,38 @@
-"""The checkpoint folder, and the base class of everything that can be saved to and loaded from one.
+"""The base class of everything that can be saved to and loaded from a checkpoint folder.
 
-`config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `README.md`, and the files of
-`sentence_transformers` where a converted model embeds in a way of its own. Tensor names are those of the model
-with a head; the encoder's start with `encoder.`, whichever class saved them. Nothing here unpickles anything.
+Tensor names are those of the model with a head; the encoder's start with `encoder.`, whichever class saved them.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
-import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ufbert.checkpoint.folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    locate_checkpoint,
+    read_json,
+    read_tensors,
+    write_tensors,
+)
+from ufbert.checkpoint.sentence_transformers import write_embedding_facts
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.system.atomic import write_folder
 
 from .config import MODEL_TYPE, UltraFastBertConfig
 
-__all__ = ["PretrainedModel", "locate_checkpoint", "read_config", "read_json", "write_tensors"]
+__all__ = ["PretrainedModel", "read_config"]
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 ENCODER_PREFIX = "encoder."
 
 logger = logging.getLogger("ufbert.checkpoint")
-
-
-def locate_checkpoint(folder_or_hub_id: str | Path) -> Path:
-    """The local folder of a checkpoint; anything that is no path is fetched from the Hugging Face hub.
-
-    Raises `CheckpointError` if there is neither such a folder nor such a model on the hub.
-    """
-    path = Path(folder_or_hub_id).expanduser()
-    if path.is_dir():
-        return path
-    text = str(folder_or_hub_id)
-    if path.exists():
-        raise CheckpointError(f"{text}: is a file; give the checkpoint's folder")
-    if text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise CheckpointError(f"{text}: no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(text, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{text}: no such folder, and not to be had from the Hugging Face hub ({reason})"
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint. Raises `CheckpointError`."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; {path.parent} is not a checkpoint") from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
-    return values
 
 
 def read_config(folder: Path) -> UltraFastBertConfig:
@@ -90,24 +49,12 @@ def read_config(folder: Path) -> UltraFastBertConfig:
         raise CheckpointError(str(error)) from error
 
 
-def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Write a safetensors file. Raises `OSError` as other writing does, so that `write_folder` explains it."""
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})
-    except SafetensorError as error:
-        # The library passes the system's error on in its text alone.
-        number = re.search(r"os error (\d+)", str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code)) from error
+@runtime_checkable
+class HasFixedBuffers(Protocol):
+    """A module with tables that follow from the config, which no checkpoint stores."""
 
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; {path.parent} is not a checkpoint") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or not a safetensors file: {error}") from error
+    def fill_buffers(self) -> None:
+        """Compute them."""
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -159,7 +106,7 @@ class PretrainedModel(nn.Module):
         """
         folder = locate_checkpoint(folder_or_hub_id)
         config = read_config(folder).replace(**changes)
-        state = _read_weights(folder / WEIGHTS_FILE)
+        state = read_tensors(folder / WEIGHTS_FILE)
         with torch.device("meta"), _Uninitialised():  # no time spent on values that are about to be replaced
             model = cls(config)
         expected = model._file_names()
@@ -204,11 +151,9 @@ class PretrainedModel(nn.Module):
         state = {k: v.detach().cpu().contiguous() for k, v in self._file_names().items()}
         write_tensors(state, folder / WEIGHTS_FILE)
         if tokenizer is not None:
-            from ufbert.text.tokenization import save_tokenizer
+            from ufbert.checkpoint.tokenizer import save_tokenizer
 
             save_tokenizer(tokenizer, folder, self.config.max_position_embeddings)
-        from ufbert.checkpoint.sentence_transformers import write_embedding_facts
-
         write_embedding_facts(self.config.provenance, self.config.hidden_size, folder)
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
@@ -223,11 +168,9 @@ class PretrainedModel(nn.Module):
 
     def _materialise(self, dtype: torch.dtype) -> None:
         """Give values to what no file held: fixed tables, and heads that are new."""
-        from .encoder import Embeddings
-
         for module in self.modules():
-            if isinstance(module, Embeddings):
-                module.fill_positions()
+            if isinstance(module, HasFixedBuffers):
+                module.fill_buffers()
             own = list(module.parameters(recurse=False))
             if own and all(p.is_meta for p in own):
                 module.to_empty(device="cpu", recurse=False)

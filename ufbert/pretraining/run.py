@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ufbert.checkpoint.tokenizer import special_token_id, special_token_ids
 from ufbert.errors import CheckpointError, ConfigError, OutputError
 from ufbert.model.card import model_card
 from ufbert.model.heads import UltraFastBertForMaskedLM
@@ -24,7 +25,6 @@ from ufbert.system.devices import choose_device, choose_precision
 from ufbert.system.interruption import Interruption
 from ufbert.system.processes import World, join_world
 from ufbert.text.corpus import PreparedCorpus, prepare_corpus
-from ufbert.text.tokenization import special_token_id, special_token_ids
 from ufbert.training.display import TrainingDisplay, duration
 from ufbert.training.memory import check_disk_space, check_training_memory, explain_out_of_memory
 from ufbert.training.optimization import Schedule, build_optimizer

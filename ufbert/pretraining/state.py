@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ufbert.checkpoint.folder import read_json, write_tensors
 from ufbert.errors import CheckpointError
-from ufbert.model.pretrained import read_json, write_tensors
 
 __all__ = ["STATE_FILE", "TrainingState", "load_optimizer", "read_state", "write_state"]
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from ufbert.checkpoint.tokenizer import load_tokenizer, save_tokenizer, special_token_id
 from ufbert.errors import CheckpointError, DataError, OutputError
 from ufbert.reporting import note, progress
 from ufbert.settings.toml import DataSettings
@@ -23,7 +24,7 @@ from ufbert.system.atomic import write_folder
 
 from .corpus_sources import Source, parse_corpus
 from .packing import DocumentIndex, Ids, hash_document, hold_out, pack_blocks, tokenize_documents
-from .tokenization import load_tokenizer, save_tokenizer, special_token_id, train_tokenizer
+from .tokenization import train_tokenizer
 
 __all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "prepare_corpus"]
 

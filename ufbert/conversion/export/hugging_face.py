@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from ufbert.checkpoint.sentence_transformers import write_embedding_facts
+from ufbert.checkpoint.tokenizer import save_tokenizer
 from ufbert.conversion.readers.source import encoder_of
 from ufbert.errors import CheckpointError
 from ufbert.model.attention import SelfAttention
@@ -24,7 +25,6 @@ from ufbert.model.encoder import DenseFeedforward, Layer
 from ufbert.model.fff import FFF
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel
-from ufbert.text.tokenization import save_tokenizer
 
 __all__ = ["write_hugging_face"]
 

@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ufbert.checkpoint.folder import read_json
 from ufbert.errors import CheckpointError
 from ufbert.model.config import UltraFastBertConfig
-from ufbert.model.pretrained import read_json
 
 __all__ = ["ForeignConfig", "ForeignTensors", "Reading"]
 

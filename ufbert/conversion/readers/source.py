@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ufbert.checkpoint.folder import locate_checkpoint, read_json
 from ufbert.checkpoint.sentence_transformers import read_embedding_facts, transformer_folder, unread_modules
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.model.config import MODEL_TYPE
 from ufbert.model.encoder import Embeddings, UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
-from ufbert.model.pretrained import PretrainedModel, locate_checkpoint, read_config, read_json
+from ufbert.model.pretrained import PretrainedModel, read_config
 
 from .foreign import ForeignConfig, ForeignTensors, Reading
 from .tokenizer import read_tokenizer
@@ -115,7 +116,7 @@ def build_model(reading: Reading, provenance: dict[str, Any]) -> PretrainedModel
     model.tie_weights()
     for module in model.modules():
         if isinstance(module, Embeddings):
-            module.fill_positions()
+            module.fill_buffers()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from ufbert.checkpoint.folder import read_json
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError
-from ufbert.model.pretrained import read_json
-from ufbert.text.tokenization import load_tokenizer
 
 __all__ = ["read_tokenizer"]
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.text.batching import CHARACTERS_PER_TOKEN, Example, encode_window
 from ufbert.text.embedded import embedded_documents
-from ufbert.text.tokenization import load_tokenizer, train_tokenizer
+from ufbert.text.tokenization import train_tokenizer
 
 from .job import Job
 

@@ -15,12 +15,12 @@ import torch
 
 from ufbert.benchmark.models.paths import describe_paths
 from ufbert.benchmark.settings import BenchmarkSettings
+from ufbert.checkpoint.folder import write_tensors
 from ufbert.conversion.readers.bert import LAYERS
 from ufbert.conversion.readers.source import load_source
 from ufbert.model.config import UltraFastBertConfig
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.fff import FFF
-from ufbert.model.pretrained import write_tensors
 
 from .export import check_inputs
 from .job import Job, draw_inputs

@@ -1,0 +1,87 @@
+"""A checkpoint's folder: where it is, and its files read and written with errors that say what to do.
+
+`config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `README.md`, and the files of
+`sentence_transformers` where a converted model embeds in a way of its own. Nothing here unpickles anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ufbert.errors import CheckpointError
+
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "locate_checkpoint", "read_json", "read_tensors", "write_tensors"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def locate_checkpoint(folder_or_hub_id: str | Path) -> Path:
+    """The local folder of a checkpoint; anything that is no path is fetched from the Hugging Face hub.
+
+    Raises `CheckpointError` if there is neither such a folder nor such a model on the hub.
+    """
+    path = Path(folder_or_hub_id).expanduser()
+    if path.is_dir():
+        return path
+    text = str(folder_or_hub_id)
+    if path.exists():
+        raise CheckpointError(f"{text}: is a file; give the checkpoint's folder")
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise CheckpointError(f"{text}: no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(text, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{text}: no such folder, and not to be had from the Hugging Face hub ({reason})"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint. Raises `CheckpointError`."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; {path.parent} is not a checkpoint") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: holds no JSON object")
+    return values
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises `CheckpointError`."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; {path.parent} is not a checkpoint") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or not a safetensors file: {error}") from error
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write a safetensors file. Raises `OSError` as other writing does, so that `write_folder` explains it."""
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The library passes the system's error on in its text alone.
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code)) from error
