@@ -12,19 +12,20 @@ import pytest
 import torch
 from benchmark_figures import LIMITS, figure
 
-from ufbert.benchmark.layer import conditional, dense
+from ufbert.benchmark.layer import conditional, dense, roster
 from ufbert.benchmark.layer.capacity import affordable_layers
 from ufbert.benchmark.layer.checking import Checker
-from ufbert.benchmark.layer.implementations import Implementation, Situation, available
+from ufbert.benchmark.layer.implementations import Implementation, Situation
 from ufbert.benchmark.layer.operands import DenseWeights, Pool, TreeWeights, draw_dense, draw_inputs, draw_trees
 from ufbert.benchmark.layer.paths import entropy_bits, expected_distinct, path_statistics, right_shares
 from ufbert.benchmark.layer.pool import draw_pool
 from ufbert.benchmark.layer.reference import check_output, dense_rows, near_tie, route, walk_rows
 from ufbert.benchmark.layer.reference_gradients import check_training, dense_gradients, tree_gradients
+from ufbert.benchmark.layer.roster import available
 from ufbert.benchmark.layer.run import LayerBenchmark
 from ufbert.benchmark.report.results import compare
 from ufbert.benchmark.settings import BenchmarkSettings, Shape
-from ufbert.benchmark.timing import Budget, Threads
+from ufbert.benchmark.timing import Threads, TimeBudget
 from ufbert.cmm.tree import descend
 from ufbert.errors import ConfigError
 from ufbert.model.fff import masked_dense_fff
@@ -324,7 +325,7 @@ class TestComparison:
 class TestLayer:
     def run(self, settings: BenchmarkSettings) -> LayerBenchmark:
         with Threads(settings.threads) as threads:
-            benchmark = LayerBenchmark(settings, CPU, LIMITS, threads, Budget(settings.seconds), lambda _: None)
+            benchmark = LayerBenchmark(settings, CPU, LIMITS, threads, TimeBudget(settings.seconds), lambda _: None)
             benchmark.run()
         return benchmark
 
@@ -365,7 +366,7 @@ class TestLayer:
         broken = tuple(
             dataclasses.replace(i, prepare=prepare) if i.name == "ufbert" else i for i in conditional.CONDITIONAL
         )
-        monkeypatch.setattr(conditional, "CONDITIONAL", broken)
+        monkeypatch.setattr(roster, "CONDITIONAL", broken)
         found = self.run(tiny(implementations="torch-eager,ufbert"))
         assert {r.implementation for r in found.results} == {"torch-eager"}
         assert [(a.implementation, a.wrong) for a in found.absent] == [("ufbert", True)] * 2
@@ -377,7 +378,7 @@ class TestLayer:
             raise RuntimeError("no compiler\nwith a long story")
 
         broken = tuple(dataclasses.replace(i, prepare=prepare) if i.name == "torch-eager" else i for i in dense.DENSE)
-        monkeypatch.setattr(dense, "DENSE", broken)
+        monkeypatch.setattr(roster, "DENSE", broken)
         found = self.run(tiny(implementations="torch-eager,ufbert", batches="8"))
         assert {r.implementation for r in found.results} == {"ufbert"}
         assert [(a.reason, a.wrong) for a in found.absent] == [("batch 8: failed: no compiler", False)]

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from ufbert.benchmark import run
-from ufbert.benchmark.models import contestants, encoder
-from ufbert.benchmark.models.contestants import TOLERANCE, state_errors
+from ufbert.benchmark.models import encoder, encoder_processes
 from ufbert.benchmark.models.encoder import waves
+from ufbert.benchmark.models.encoder_processes import TOLERANCE, state_errors
 from ufbert.benchmark.models.peers import tokenising, weights
 from ufbert.benchmark.models.peers.job import Job, draw_inputs
 from ufbert.benchmark.models.peers.ours import Ours
@@ -45,8 +45,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(tokenising, "embedded_documents", lambda: DOCUMENTS)
     monkeypatch.setattr(weights, "VOCABULARY", VOCABULARY)
     monkeypatch.setattr(encoder, "VOCABULARY", VOCABULARY)
-    monkeypatch.setattr(contestants, "SAMPLE_SECONDS", 0.002)
-    monkeypatch.setattr(contestants, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(encoder_processes, "SAMPLE_SECONDS", 0.002)
+    monkeypatch.setattr(encoder_processes, "SETTLE_SECONDS", 0.0)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -296,7 +296,7 @@ class TestCommand:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(run, "measure_limits", lambda *_: LIMITS)
         monkeypatch.setattr(run, "LOOK_SECONDS", 0.0)
-        monkeypatch.setattr(contestants, "Worker", InProcess)
+        monkeypatch.setattr(encoder_processes, "Worker", InProcess)
         monkeypatch.setattr(encoder, "Worker", InProcess)
 
     def call(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str, str]:
@@ -379,7 +379,7 @@ class TestCommand:
                     raise WorkerError("its process was ended by signal 9; memory may not suffice")
                 return super().ask(do, limit=limit, **request)
 
-        monkeypatch.setattr(contestants, "Worker", Mortal)
+        monkeypatch.setattr(encoder_processes, "Worker", Mortal)
         code, out, _ = self.call(capsys, "--implementations=ufbert,ufbert-dense", "--dtype=float32")
         assert code == 0
         assert "Not timed in float32: ff ufbert-dense (batch 1: its process was ended by signal 9" in out

@@ -11,14 +11,14 @@ from benchmark_figures import figure
 
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM
 from ufbert.benchmark.layer.gpu_layers import no_kernels_on
-from ufbert.benchmark.layer.implementations import available
+from ufbert.benchmark.layer.roster import available
 from ufbert.benchmark.machine.limits import Traffic, share_of_limit
 from ufbert.benchmark.machine.tensor_float import in_tf32, tf32
 from ufbert.benchmark.models.training import ModelBenchmark
 from ufbert.benchmark.report.results import Report, Result, compare
 from ufbert.benchmark.report.tables import show
 from ufbert.benchmark.settings import BenchmarkSettings, Shape
-from ufbert.benchmark.timing import Budget, Clock, Contestant, calibrate, race
+from ufbert.benchmark.timing import Clock, Contestant, TimeBudget, calibrate, race
 from ufbert.cmm import operator as operator
 from ufbert.cmm.operator import cmm, resolve_backend
 from ufbert.cuda import launcher, machine
@@ -99,7 +99,7 @@ def test_without_the_extra_torchs_masked_product_does_not_pass_for_ours(without_
     assert COMMAND in without_extra
     assert no_kernels_on(torch.device("cpu")) is None
     settings = BenchmarkSettings.from_options(subject="training", device="cuda", implementations="ufbert,torch-eager")
-    models = ModelBenchmark(settings, GPU, Budget(1.0), lambda _: None)
+    models = ModelBenchmark(settings, GPU, TimeBudget(1.0), lambda _: None)
     assert [v.name for v in models.variants()] == ["torch-eager"]
     assert [(a.implementation, a.reason) for a in models.absent] == [("ufbert", without_extra)]
 

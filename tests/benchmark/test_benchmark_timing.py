@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ufbert.benchmark.timing import Budget, Clock, Contestant, Spread, Threads, calibrate, race
+from ufbert.benchmark.timing import Clock, Contestant, Spread, Threads, TimeBudget, calibrate, race
 
 CPU = torch.device("cpu")
 
@@ -49,9 +49,9 @@ class TestTiming:
         assert spread.relative == pytest.approx(2 / 3)
 
     def test_budget_is_shared_by_weight(self) -> None:
-        budget = Budget(100.0)
+        budget = TimeBudget(100.0)
         assert budget.share(1.0, 4.0) == pytest.approx(25.0, abs=0.5)
-        assert Budget(1e-9).share(1.0, 1.0) == 0.0
+        assert TimeBudget(1e-9).share(1.0, 1.0) == 0.0
 
     def test_threads_are_set_for_all_and_restored(self) -> None:
         from threadpoolctl import threadpool_info

@@ -25,7 +25,7 @@ from ufbert.system.atomic import check_new
 from ufbert.system.devices import choose_device
 
 from .settings import BenchmarkSettings
-from .timing import Budget, Threads
+from .timing import Threads, TimeBudget
 
 __all__ = ["measure", "run_benchmark"]
 
@@ -70,7 +70,7 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
     """Everything but showing and writing; `sweep` adds the time over depth."""
     started = time.monotonic()
     device = choose_device(settings.device)
-    budget = Budget(settings.seconds)
+    budget = TimeBudget(settings.seconds)
     report = Report(settings, describe_machine(device))
     with progress() as bar, Threads(settings.threads) as threads, tf32(False):
         before = cpu_times()

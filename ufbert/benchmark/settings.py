@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ufbert.cmm.tree import check_shape, node_count
 from ufbert.errors import ConfigError
+from ufbert.system.resources import available_cores
 
-__all__ = ["PRESETS", "BenchmarkSettings", "Shape", "usable_cores"]
+__all__ = ["PRESETS", "BenchmarkSettings", "Shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class BenchmarkSettings:
     implementations: tuple[str, ...] = ()
     """Names of the implementations to time; empty times all that are there."""
     seconds: float = 100.0
-    """Budget of the whole run. Every figure gets three samples at least, even if that takes longer."""
+    """TimeBudget of the whole run. Every figure gets three samples at least, even if that takes longer."""
     seed: int = 0
     """Seed of weights and inputs."""
 
@@ -181,7 +181,7 @@ class BenchmarkSettings:
             device=device,
             shape=Shape(hidden_size=hidden_size, trees=trees, depth=depth, intermediate_size=intermediate_size),
             batches=tuple(sorted(set(numbers))),
-            threads=threads or usable_cores(),
+            threads=threads or available_cores(),
             dtypes=tuple(dict.fromkeys(_items(dtypes))) or default_dtypes,
             direction=direction,
             layers=layers or (12 if subject == "layer" else int(chosen["encoder_layers"])),
@@ -203,13 +203,6 @@ class BenchmarkSettings:
             "neurons_visited": self.shape.neurons_visited,
             "bound": self.shape.bound,
         }
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _items(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["LONG_CALL_SECONDS", "Budget", "Clock", "Contestant", "Spread", "Threads", "calibrate", "race"]
+__all__ = ["LONG_CALL_SECONDS", "Clock", "Contestant", "Spread", "Threads", "TimeBudget", "calibrate", "race"]
 
 # Long enough that a sample averages over interrupts of the timer, short enough for many samples.
 SAMPLE_SECONDS = 0.01
@@ -37,7 +37,7 @@ LONG_CALL_SECONDS = 0.1
 Call = tuple[Callable[[Any], Any], Any]
 
 
-class Budget:
+class TimeBudget:
     """Wall-clock time that a run may take, divided among what is still to come."""
 
     def __init__(self, seconds: float) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ufbert.errors import ConfigError
+from ufbert.system.resources import physical_memory
 
-__all__ = ["check_shape", "descend", "leaf_count", "node_count", "path_to", "physical_memory", "visited_count"]
+__all__ = ["check_shape", "descend", "leaf_count", "node_count", "path_to", "visited_count"]
 
 # Node indices are 64-bit everywhere, but no machine holds a tree deeper than this: depth 31 at
 # hidden size 1 is 34 GB in float32.
@@ -56,21 +57,11 @@ def check_shape(hidden_size: int, trees: int, depth: int) -> None:
         )
     needed = 4 * trees * node_count(depth) * (2 * hidden_size + 1)
     available = physical_memory()
-    if needed > available:
+    if available is not None and needed > available:
         raise ConfigError(
             f"depth {depth} with {trees} trees and hidden_size {hidden_size} needs {needed / 2**30:,.0f} GiB "
             f"for one layer's weights, this machine has {available / 2**30:,.0f} GiB; choose a smaller depth"
         )
-
-
-def physical_memory() -> float:
-    """Bytes of physical memory, or infinity where the system does not tell."""
-    import os
-
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def descend(

@@ -21,6 +21,7 @@ from ufbert.errors import CheckpointError, DataError, OutputError
 from ufbert.reporting import note, progress
 from ufbert.settings.toml import DataSettings
 from ufbert.system.atomic import write_folder
+from ufbert.system.resources import available_cores
 
 from .corpus_sources import Source, parse_corpus
 from .packing import DocumentIndex, Ids, hash_document, hold_out, pack_blocks, tokenize_documents
@@ -311,8 +312,3 @@ def _read_facts(folder: Path) -> dict[str, Any] | None:
 def _open_blocks(folder: Path, name: str, facts: dict[str, Any]) -> TokenBlocks:
     shape = (facts[f"{name}_blocks"], facts["sequence_length"])
     return TokenBlocks(np.memmap(folder / f"{name}.ids", np.dtype(facts["dtype"]), "r", shape=shape))
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ufbert.cmm.tree import physical_memory
 from ufbert.errors import BackendError, ConfigError, OutputError
 from ufbert.model.config import UltraFastBertConfig
 from ufbert.model.heads import UltraFastBertForMaskedLM
+from ufbert.system.resources import physical_memory
 
 __all__ = ["check_disk_space", "check_training_memory", "explain_out_of_memory", "parameter_count"]
 
@@ -34,11 +34,11 @@ def check_training_memory(config: UltraFastBertConfig, device: torch.device) -> 
     """
     needed = BYTES_PER_PARAMETER * parameter_count(config)
     if device.type == "cuda":
-        available: float = torch.cuda.get_device_properties(device).total_memory
+        available: int | None = torch.cuda.get_device_properties(device).total_memory
         owner = "the GPU"
     else:
         available, owner = physical_memory(), "this machine"
-    if needed > available:
+    if available is not None and needed > available:
         raise ConfigError(
             f"training this model needs {needed / 2**30:,.1f} GiB for weights, gradients and AdamW's moments "
             f"({parameter_count(config):,} parameters), {owner} has {available / 2**30:,.1f} GiB; choose a "

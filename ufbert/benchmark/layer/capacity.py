@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ufbert.benchmark.machine.description import available_memory, physical_memory
 from ufbert.benchmark.settings import BenchmarkSettings
+from ufbert.system.resources import available_memory, physical_memory
 
 from .dense import DENSE
 from .implementations import Implementation

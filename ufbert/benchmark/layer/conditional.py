@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from ufbert.cmm.operator import cmm
 from ufbert.model.fff import FFF, masked_dense_fff
 
-from .dense import from_numpy, to_numpy
 from .gpu_layers import naive, no_gpu_kernels, no_kernels_on
 from .implementations import Function, Implementation, Situation, differentiated
-from .operands import TreeWeights
+from .operands import TreeWeights, from_numpy, to_numpy
 
 __all__ = ["CONDITIONAL"]
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ufbert.benchmark.machine.tensor_float import in_tf32
 
 from .implementations import Function, Implementation, Situation, differentiated
-from .operands import DenseWeights
+from .operands import DenseWeights, from_numpy, to_numpy
 
 __all__ = ["DENSE", "no_compiler"]
 
@@ -169,16 +168,6 @@ def _no_mkl() -> str | None:
     if torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear"):
         return None
     return "this torch was built without MKL"
-
-
-def to_numpy(x: torch.Tensor) -> Any:
-    """The same memory as an array."""
-    return x.numpy()
-
-
-def from_numpy(y: Any) -> torch.Tensor:
-    """And back."""
-    return torch.from_numpy(np.ascontiguousarray(y))
 
 
 _BLAS: dict[str, Any] = {

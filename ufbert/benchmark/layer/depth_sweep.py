@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ufbert.benchmark.machine.description import available_memory
 from ufbert.benchmark.report.results import Result
 from ufbert.benchmark.settings import BenchmarkSettings, Shape
-from ufbert.benchmark.timing import Budget, Threads
+from ufbert.benchmark.timing import Threads, TimeBudget
+from ufbert.system.resources import available_memory
 
 from .run import LayerBenchmark
 
@@ -36,7 +36,7 @@ def sweep_depths(
     """Ours at all depths that fit into memory, and the implementation `dense` as long as it is quick enough."""
     batch = max((b for b in settings.batches if b <= MOST_TOKENS), default=min(settings.batches))
     hidden = settings.shape.hidden_size
-    budget = Budget(seconds)
+    budget = TimeBudget(seconds)
     results: list[Result] = []
     for depth in DEPTHS:
         neurons = (1 << (depth + 1)) - 1
@@ -56,7 +56,7 @@ def sweep_depths(
             implementations=("fff/ufbert", f"ff/{dense}") if dense else ("fff/ufbert",),
         )
         note(f"depth {depth}: {neurons:,} neurons, {depth + 1} visited")
-        share = Budget(budget.share(1.0, len(DEPTHS) - DEPTHS.index(depth)))
+        share = TimeBudget(budget.share(1.0, len(DEPTHS) - DEPTHS.index(depth)))
         benchmark = LayerBenchmark(part, device, limits, threads, share, lambda _: None)
         benchmark.run()
         results += benchmark.results

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = [
@@ -104,3 +105,13 @@ def _normal(
     for rows in result.view(-1, size[-1]).split(CHUNK_ROWS):
         rows.copy_(torch.randn(rows.shape, generator=generator) * deviation)
     return result
+
+
+def to_numpy(x: torch.Tensor) -> Any:
+    """The same memory as an array."""
+    return x.numpy()
+
+
+def from_numpy(y: Any) -> torch.Tensor:
+    """And back."""
+    return torch.from_numpy(np.ascontiguousarray(y))

@@ -18,15 +18,16 @@ import torch
 from ufbert.benchmark.machine.limits import Traffic, share_of_limit
 from ufbert.benchmark.report.results import Result, compare
 from ufbert.benchmark.settings import BenchmarkSettings, Shape
-from ufbert.benchmark.timing import LONG_CALL_SECONDS, Budget, Clock, Contestant, Spread, Threads, calibrate, race
+from ufbert.benchmark.timing import LONG_CALL_SECONDS, Clock, Contestant, Spread, Threads, TimeBudget, calibrate, race
 
 from .capacity import affordable_layers, check_memory
 from .checking import Checker
-from .implementations import Absent, Implementation, Situation, available
+from .implementations import Absent, Implementation, Situation
 from .operands import Operands, Pool, TreeWeights, Weights, draw_dense, draw_trees
 from .paths import path_statistics
 from .pool import draw_pool
 from .reference import Check, route
+from .roster import available
 
 __all__ = ["LayerBenchmark"]
 
@@ -41,7 +42,7 @@ MOST_GATHERING = 0.03
 
 
 @dataclass
-class Entry:
+class PreparedImplementation:
     """One implementation at one batch size, prepared and checked."""
 
     implementation: Implementation
@@ -59,7 +60,7 @@ class LayerBenchmark:
         device: torch.device,
         limits: dict[str, Any],
         threads: Threads,
-        budget: Budget,
+        budget: TimeBudget,
         note: Callable[[str], None],
         advance: Callable[[float], None] = lambda _share: None,
     ) -> None:
@@ -75,7 +76,7 @@ class LayerBenchmark:
         """Time every dtype and batch size, leaving `reserve` seconds of the budget."""
         settings = self.settings
         weights = [cell_weight(settings.shape, batch) for _ in settings.dtypes for batch in settings.batches]
-        budget = Budget(max(1e-3, self.budget.left() - reserve))
+        budget = TimeBudget(max(1e-3, self.budget.left() - reserve))
         done = 0
         for name in settings.dtypes:
             dtype = getattr(torch, name)
@@ -125,7 +126,7 @@ class LayerBenchmark:
         """One dtype and batch size."""
         training = self.settings.direction == "training"
         torch.compiler.reset()  # else the ninth batch size would hit the limit of recompilations
-        budget = Budget(seconds)
+        budget = TimeBudget(seconds)
         with contextlib.nullcontext() if training else torch.inference_mode():
             checker = Checker(operands, pool, dtype, batch, training=training)
             entries = [
@@ -138,7 +139,7 @@ class LayerBenchmark:
         self.threads.set_blas(self.threads.threads)
         self.results += [self.result(contestant, dtype, batch) for contestant in contestants]
 
-    def enter(self, entry: Entry, pool: Pool) -> list[Contestant]:
+    def enter(self, entry: PreparedImplementation, pool: Pool) -> list[Contestant]:
         """The entry with one layer's weights, and with all of them in turn; calibrated."""
         inputs = [entry.implementation.convert(given) for given in pool.batches(entry.tokens)]
         before = self.blas_setting(entry.implementation, entry.tokens)
@@ -171,7 +172,7 @@ class LayerBenchmark:
         dtype: torch.dtype,
         batch: int,
         checker: Checker,
-    ) -> Entry | None:
+    ) -> PreparedImplementation | None:
         """Prepared for all layers and found right; else None, with the reason among `absent`."""
         weights = operands[implementation.layer, implementation.role]
         tokens = batch
@@ -203,7 +204,7 @@ class LayerBenchmark:
         if reason:
             self.leave_out(implementation, dtype, batch, reason, wrong=wrong)
             return None
-        return Entry(implementation, functions, tokens, check)
+        return PreparedImplementation(implementation, functions, tokens, check)
 
     def leave_out(
         self, implementation: Implementation, dtype: torch.dtype, batch: int, reason: str, *, wrong: bool = False

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from ufbert.benchmark.settings import usable_cores
+from ufbert.system.resources import available_cores, physical_memory
 
 __all__ = [
-    "CpuTimes", "available_memory", "cache_sizes", "cpu_times", "describe_machine", "foreign_share",
+    "CpuTimes", "cache_sizes", "cpu_times", "describe_machine", "foreign_share",
     "peak_memory",
-    "physical_memory",
+
 ]  # fmt: skip
 
 # Flags of /proc/cpuinfo that decide how fast a matrix product or a dot product can be.
@@ -36,7 +36,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     machine: dict[str, Any] = {
         "processor": processor_name(),
         "cores": os.cpu_count(),
-        "usable_cores": usable_cores(),
+        "usable_cores": available_cores(),
         "instruction_sets": instruction_sets(),
         "cache_bytes": cache_sizes(),
         "memory_bytes": physical_memory(),
@@ -87,23 +87,6 @@ def cache_sizes() -> dict[str, int]:
         if kind != "Instruction":
             sizes[level] = int(number) << {"": 0, "K": 10, "M": 20}[unit]
     return sizes or dict(ASSUMED_CACHES)
-
-
-def physical_memory() -> int | None:
-    """Bytes of memory, or None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping, or None where the system does not tell."""
-    try:
-        match = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(match[1]) << 10 if match else None
 
 
 def peak_memory() -> int | None:

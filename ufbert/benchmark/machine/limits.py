@@ -9,8 +9,9 @@ import torch
 
 from ufbert.benchmark.settings import Shape
 from ufbert.benchmark.timing import Clock
+from ufbert.system.resources import physical_memory
 
-from .description import cache_sizes, physical_memory
+from .description import cache_sizes
 from .gpu_limits import measure_gpu
 
 __all__ = ["Traffic", "measure_limits", "share_of_limit"]

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 
 from ufbert.benchmark.layer.implementations import Absent
-from ufbert.benchmark.machine.description import available_memory
 from ufbert.benchmark.models.peers.job import Job
 from ufbert.benchmark.models.peers.process import Worker, WorkerError
-from ufbert.benchmark.models.peers.roster import Entry, choose_encoders
+from ufbert.benchmark.models.peers.roster import EncoderVariant, choose_encoders
 from ufbert.benchmark.models.peers.weights import VOCABULARY, dense_parameters, write_models
 from ufbert.benchmark.report.encoder_results import Breakdown, EncoderResult, Latency, compare_encoders
-from ufbert.benchmark.settings import BenchmarkSettings, usable_cores
-from ufbert.benchmark.timing import Budget, Spread
+from ufbert.benchmark.settings import BenchmarkSettings
+from ufbert.benchmark.timing import Spread, TimeBudget
 from ufbert.errors import ConfigError
+from ufbert.system.resources import available_cores, available_memory
 
-from .contestants import Contestant, load_contestants, sample_in_turn, warm_up
+from .encoder_processes import EncoderProcess, load_encoders, sample_in_turn, warm_up
 
 __all__ = ["EncoderBenchmark", "waves"]
 
@@ -45,7 +45,7 @@ class EncoderBenchmark:
         self,
         settings: BenchmarkSettings,
         device: torch.device,
-        budget: Budget,
+        budget: TimeBudget,
         note: Callable[[str], None],
         advance: Callable[[float], None] = lambda _share: None,
     ) -> None:
@@ -91,7 +91,7 @@ class EncoderBenchmark:
             sequence_length=settings.sequence_length, vocabulary=VOCABULARY, seed=settings.seed, options=options,
         )  # fmt: skip
 
-    def export(self, entries: list[Entry], folder: str) -> list[Entry]:
+    def export(self, entries: list[EncoderVariant], folder: str) -> list[EncoderVariant]:
         """Make the peers' reference and models; those whose model cannot be made become absent."""
         needed = {entry: entry.encoder.exports(entry.precision) for entry in entries}
         kinds = list(dict.fromkeys(kind for kinds in needed.values() for kind in kinds))
@@ -100,7 +100,7 @@ class EncoderBenchmark:
             worker: Worker | None = None
             for kind in kinds:
                 self.note(f"exporting: {kind}")
-                worker = worker or stack.enter_context(Worker(usable_cores(), ours=False))
+                worker = worker or stack.enter_context(Worker(available_cores(), ours=False))
                 try:
                     job = self.job("", folder, kind=kind)
                     seconds = worker.ask("export", limit=EXPORT_LIMIT_SECONDS, job=job.to_dict())["seconds"]
@@ -115,76 +115,76 @@ class EncoderBenchmark:
                 kept.append(entry)
         return kept
 
-    def run_wave(self, entries: Sequence[Entry], folder: str, done: int, number: int) -> None:
+    def run_wave(self, entries: Sequence[EncoderVariant], folder: str, done: int, number: int) -> None:
         """Load these encoders side by side, check them, and time them at each batch size."""
         batches = self.settings.batches
 
-        def make_job(entry: Entry) -> Job:
+        def make_job(entry: EncoderVariant) -> Job:
             return self.job(entry.encoder.module, folder, entry.precision, **entry.encoder.options)
 
         with contextlib.ExitStack() as stack:
             self.note(f"loading {len(entries)} encoders")
-            contestants, absent, versions = load_contestants(entries, make_job, stack)
+            processes, absent, versions = load_encoders(entries, make_job, stack)
             self.absent += absent
             self.facts["versions"] |= versions
             for position, batch in enumerate(batches):
-                cell = Budget(self.budget.share(1.0, len(batches) * (number - done) - position))
-                contestants = self.time_batch(contestants, batch, cell)
+                cell = TimeBudget(self.budget.share(1.0, len(batches) * (number - done) - position))
+                processes = self.time_batch(processes, batch, cell)
                 self.advance((done + (position + 1) / len(batches)) / number)
-            for contestant in contestants:
-                name = f"{contestant.entry.encoder.name} {contestant.entry.precision}"
-                self.facts["idle_cpu_seconds"][name] = round(contestant.worker.idle_cpu_seconds, 3)
+            for process in processes:
+                name = f"{process.entry.encoder.name} {process.entry.precision}"
+                self.facts["idle_cpu_seconds"][name] = round(process.worker.idle_cpu_seconds, 3)
 
-    def time_batch(self, contestants: Sequence[Contestant], batch: int, budget: Budget) -> list[Contestant]:
-        """Warm up, sample in turn, keep the figures; the contestants that came through."""
+    def time_batch(self, processes: Sequence[EncoderProcess], batch: int, budget: TimeBudget) -> list[EncoderProcess]:
+        """Warm up, sample in turn, keep the figures; the processes that came through."""
         ready = []
-        for contestant in contestants:
-            self.note(f"batch {batch}: warming up {contestant.entry.encoder.name} {contestant.entry.precision}")
-            if failure := warm_up(contestant, batch):
+        for process in processes:
+            self.note(f"batch {batch}: warming up {process.entry.encoder.name} {process.entry.precision}")
+            if failure := warm_up(process, batch):
                 self.absent.append(failure)
             else:
-                ready.append(contestant)
+                ready.append(process)
         self.note(f"batch {batch}: timing {batch} x {self.settings.sequence_length} tokens")
         dead = sample_in_turn(ready, batch, budget)
         self.absent += dead.values()
-        ready = [contestant for position, contestant in enumerate(ready) if position not in dead]
-        for contestant in ready:
-            self.results.append(self.result(contestant, batch))
-            if contestant.entry.encoder.name == "ufbert":
-                self.breakdowns.append(self.break_down(contestant, batch))
+        ready = [process for position, process in enumerate(ready) if position not in dead]
+        for process in ready:
+            self.results.append(self.result(process, batch))
+            if process.entry.encoder.name == "ufbert":
+                self.breakdowns.append(self.break_down(process, batch))
         return ready
 
-    def result(self, contestant: Contestant, batch: int) -> EncoderResult:
+    def result(self, process: EncoderProcess, batch: int) -> EncoderResult:
         """The figure of what was sampled."""
-        settings, encoder, worker = self.settings, contestant.entry.encoder, contestant.worker
+        settings, encoder, worker = self.settings, process.entry.encoder, process.worker
         return EncoderResult(
             layer=encoder.layer,
             implementation=encoder.name,
             peer=encoder.is_peer,
             device=self.device.type,
-            dtype=contestant.entry.precision,
+            dtype=process.entry.precision,
             threads=settings.threads,
             batch=batch,
             sequence_length=settings.sequence_length,
             layers=settings.layers,
-            spread=Spread.of([float(np.mean(sample)) for sample in contestant.samples]),
-            samples=len(contestant.samples),
-            calls_per_sample=contestant.calls_per_sample,
-            latency=Latency.of([seconds for sample in contestant.samples for seconds in sample]),
+            spread=Spread.of([float(np.mean(sample)) for sample in process.samples]),
+            samples=len(process.samples),
+            calls_per_sample=process.calls_per_sample,
+            latency=Latency.of([seconds for sample in process.samples for seconds in sample]),
             resident_bytes=worker.resident_bytes,
             peak_bytes=worker.peak_bytes,
-            error=contestant.error,
-            largest_error=contestant.largest_error,
+            error=process.error,
+            largest_error=process.largest_error,
         )
 
-    def break_down(self, contestant: Contestant, batch: int) -> Breakdown:
+    def break_down(self, process: EncoderProcess, batch: int) -> Breakdown:
         """Our encoder's parts at the batch size it was just timed at."""
-        calls = max(2, min(MOST_BREAKDOWN_CALLS, int(BREAKDOWN_SECONDS / contestant.seconds_per_call / 2)))
-        answer = contestant.worker.ask("parts", calls=calls)
+        calls = max(2, min(MOST_BREAKDOWN_CALLS, int(BREAKDOWN_SECONDS / process.seconds_per_call / 2)))
+        answer = process.worker.ask("parts", calls=calls)
         scale = 1e6 / (batch * self.settings.sequence_length)
         return Breakdown(
-            implementation=contestant.entry.encoder.name,
-            dtype=contestant.entry.precision,
+            implementation=process.entry.encoder.name,
+            dtype=process.entry.precision,
             batch=batch,
             sequence_length=self.settings.sequence_length,
             calls=answer["calls"],
@@ -203,7 +203,7 @@ class EncoderBenchmark:
         self.facts["tokenisation"] = answer
 
 
-def waves(entries: Sequence[Entry], each: float, free: int | None) -> list[list[Entry]]:
+def waves(entries: Sequence[EncoderVariant], each: float, free: int | None) -> list[list[EncoderVariant]]:
     """Groups of encoders that fit into the memory side by side, `each` taking so many bytes."""
     size = len(entries) if free is None else max(1, int(USABLE_SHARE * free / each))
     return [list(entries[start : start + size]) for start in range(0, len(entries), max(size, 1))]

@@ -16,7 +16,7 @@ from ufbert.settings.sections import TrainingSettings
 from ufbert.system.devices import autocast
 from ufbert.training.optimization import build_optimizer
 
-__all__ = ["VARIANTS", "Runner", "Variant"]
+__all__ = ["VARIANTS", "ModelRunner", "Variant"]
 
 # Relative error of the median token's hidden state against the reference backend. Single tokens may differ
 # more: a decision within rounding of a tie goes another way, and attention carries it on.
@@ -43,7 +43,7 @@ VARIANTS = (
 )
 
 
-class Runner:
+class ModelRunner:
     """One model in one variant."""
 
     def __init__(self, config: UltraFastBertConfig, variant: Variant, device: torch.device, *, seed: int) -> None:

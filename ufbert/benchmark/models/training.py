@@ -16,14 +16,14 @@ from ufbert.benchmark.layer.gpu_layers import no_kernels_on
 from ufbert.benchmark.layer.implementations import Absent
 from ufbert.benchmark.report.results import ModelResult
 from ufbert.benchmark.settings import BenchmarkSettings
-from ufbert.benchmark.timing import Budget, Clock, Contestant, Spread, calibrate, race
+from ufbert.benchmark.timing import Clock, Contestant, Spread, TimeBudget, calibrate, race
 from ufbert.errors import ConfigError
 from ufbert.model.config import UltraFastBertConfig
 from ufbert.text.masking import mask_tokens
 from ufbert.training.memory import check_training_memory
 
 from .paths import describe_paths
-from .runner import VARIANTS, Runner, Variant
+from .runner import VARIANTS, ModelRunner, Variant
 
 __all__ = ["ModelBenchmark"]
 
@@ -41,7 +41,7 @@ class ModelBenchmark:
         self,
         settings: BenchmarkSettings,
         device: torch.device,
-        budget: Budget,
+        budget: TimeBudget,
         note: Callable[[str], None],
         advance: Callable[[float], None] = lambda _share: None,
     ) -> None:
@@ -95,7 +95,7 @@ class ModelBenchmark:
         variants = self.variants()
         for feedforward in {v.feedforward for v in variants}:
             check_training_memory(self.config(feedforward), self.device)
-        runners = {v: Runner(self.config(v.feedforward), v, self.device, seed=settings.seed) for v in variants}
+        runners = {v: ModelRunner(self.config(v.feedforward), v, self.device, seed=settings.seed) for v in variants}
         fff = next((r for v, r in runners.items() if v.feedforward == "fff"), None)
         if fff:
             sequences = max(1, PATH_TOKENS // settings.sequence_length)
@@ -104,7 +104,7 @@ class ModelBenchmark:
         for done, (dtype, batch) in enumerate(cells):
             self.note(f"{dtype}, {batch} x {settings.sequence_length} tokens")
             weights = [b for _, b in cells[done:]]
-            cell = Budget(self.budget.share(weights[0], sum(weights)))
+            cell = TimeBudget(self.budget.share(weights[0], sum(weights)))
             torch.compiler.reset()
             contestants = []
             for variant, runner in runners.items():

@@ -13,7 +13,7 @@ from ufbert.errors import ConfigError, MissingExtraError
 
 from .ours import precisions
 
-__all__ = ["ENCODERS", "Encoder", "Entry", "choose_encoders"]
+__all__ = ["ENCODERS", "Encoder", "EncoderVariant", "choose_encoders"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EncoderVariant:
     """An encoder in one precision."""
 
     encoder: Encoder
@@ -113,7 +113,9 @@ ENCODERS = (
 )  # fmt: skip
 
 
-def choose_encoders(names: tuple[str, ...], dtypes: tuple[str, ...], device: str) -> tuple[list[Entry], list[Absent]]:
+def choose_encoders(
+    names: tuple[str, ...], dtypes: tuple[str, ...], device: str
+) -> tuple[list[EncoderVariant], list[Absent]]:
     """What to time, and what was wanted but is not to be had here, with the reason.
 
     `names` selects; empty takes the default ones. Raises `ConfigError` for an unknown name, listing all.
@@ -122,14 +124,14 @@ def choose_encoders(names: tuple[str, ...], dtypes: tuple[str, ...], device: str
     for name in names:
         if name not in known:
             raise ConfigError(f"unknown implementation {name!r}; known: {', '.join(known)}")
-    entries: list[Entry] = []
+    entries: list[EncoderVariant] = []
     absent: list[Absent] = []
     for encoder in ENCODERS:
         if not (encoder.name in names if names else encoder.default):
             continue
-        wanted = [Entry(encoder, dtype) for dtype in dtypes if dtype in encoder.precisions()]
+        wanted = [EncoderVariant(encoder, dtype) for dtype in dtypes if dtype in encoder.precisions()]
         if reason := _obstacle(encoder, device) or ("" if wanted else f"has only {', '.join(encoder.precisions())}"):
-            absent.append(Entry(encoder, "").absent(reason))
+            absent.append(EncoderVariant(encoder, "").absent(reason))
         else:
             entries += wanted
     return entries, absent

@@ -14,11 +14,11 @@ import numpy as np
 from ufbert.benchmark.layer.implementations import Absent
 from ufbert.benchmark.models.peers.job import Job
 from ufbert.benchmark.models.peers.process import Worker, WorkerError
-from ufbert.benchmark.models.peers.roster import Entry
-from ufbert.benchmark.settings import usable_cores
-from ufbert.benchmark.timing import Budget
+from ufbert.benchmark.models.peers.roster import EncoderVariant
+from ufbert.benchmark.timing import TimeBudget
+from ufbert.system.resources import available_cores
 
-__all__ = ["Contestant", "load_contestants", "sample_in_turn", "state_errors", "warm_up"]
+__all__ = ["EncoderProcess", "load_encoders", "sample_in_turn", "state_errors", "warm_up"]
 
 # Relative error of the median token's hidden state. Single tokens of trees may differ more: a decision within
 # rounding of a tie goes another way, and attention carries it on.
@@ -35,10 +35,10 @@ SHORT_CALL_SECONDS = 0.5
 
 
 @dataclass
-class Contestant:
+class EncoderProcess:
     """An encoder in its process."""
 
-    entry: Entry
+    entry: EncoderVariant
     worker: Worker
     error: float
     """Relative error of the median token's hidden state."""
@@ -64,9 +64,9 @@ class Contestant:
         return (self.calls_per_sample + self.untimed_calls) * self.seconds_per_call + SETTLE_SECONDS
 
 
-def load_contestants(
-    entries: Sequence[Entry], make_job: Callable[[Entry], Job], stack: contextlib.ExitStack
-) -> tuple[list[Contestant], list[Absent], dict[str, str]]:
+def load_encoders(
+    entries: Sequence[EncoderVariant], make_job: Callable[[EncoderVariant], Job], stack: contextlib.ExitStack
+) -> tuple[list[EncoderProcess], list[Absent], dict[str, str]]:
     """Start a process for each, as many at a time as there are cores, and check what it computes.
 
     The processes end with `stack`. Returns those that compute rightly, the others with the reason, and the
@@ -74,7 +74,7 @@ def load_contestants(
     """
     versions: dict[str, str] = {}
 
-    def start(entry: Entry) -> Contestant | Absent:
+    def start(entry: EncoderVariant) -> EncoderProcess | Absent:
         job = make_job(entry)
         worker = Worker(job.threads, ours=not entry.encoder.is_peer)
         stack.callback(worker.close)
@@ -89,46 +89,46 @@ def load_contestants(
         if not errors[0] <= allowed:
             reason = f"hidden states differ from the reference by {errors[0]:.2g} (allowed: {allowed:g})"
             return entry.absent(reason, wrong=True)
-        return Contestant(entry, worker, *errors)
+        return EncoderProcess(entry, worker, *errors)
 
-    with ThreadPoolExecutor(usable_cores()) as executor:
+    with ThreadPoolExecutor(available_cores()) as executor:
         outcomes = list(executor.map(start, entries))
     absent = [outcome for outcome in outcomes if isinstance(outcome, Absent)]
-    return [outcome for outcome in outcomes if isinstance(outcome, Contestant)], absent, versions
+    return [outcome for outcome in outcomes if isinstance(outcome, EncoderProcess)], absent, versions
 
 
-def warm_up(contestant: Contestant, batch: int) -> Absent | None:
+def warm_up(process: EncoderProcess, batch: int) -> Absent | None:
     """Compile for the batch size and estimate a call's time; why it failed, if it did."""
     try:
-        answer = contestant.worker.ask("shape", batch=batch)
+        answer = process.worker.ask("shape", batch=batch)
     except WorkerError as error:
-        return contestant.entry.absent(f"batch {batch}: {error}")
-    contestant.seconds_per_call = answer["seconds_per_call"]
-    contestant.samples = []
+        return process.entry.absent(f"batch {batch}: {error}")
+    process.seconds_per_call = answer["seconds_per_call"]
+    process.samples = []
     return None
 
 
-def sample_in_turn(contestants: Sequence[Contestant], batch: int, budget: Budget) -> dict[int, Absent]:
+def sample_in_turn(processes: Sequence[EncoderProcess], batch: int, budget: TimeBudget) -> dict[int, Absent]:
     """Samples until the time is used up, but at least three of each, at batch 1 as many as have 20 calls.
 
     Returns those whose process died, by position.
     """
-    cost = sum(contestant.cost for contestant in contestants)
+    cost = sum(process.cost for process in processes)
     least = LEAST_ROUNDS
-    if batch == 1 and contestants:
-        least = max(least, -(-LEAST_SINGLE_CALLS // min(c.calls_per_sample for c in contestants)))
+    if batch == 1 and processes:
+        least = max(least, -(-LEAST_SINGLE_CALLS // min(c.calls_per_sample for c in processes)))
     rounds = max(least, min(MOST_ROUNDS, int(budget.left() / max(cost, 1e-9))))
     dead: dict[int, Absent] = {}
     for _ in range(rounds):
-        for position, contestant in enumerate(contestants):
+        for position, process in enumerate(processes):
             if position in dead:
                 continue
             time.sleep(SETTLE_SECONDS)
-            calls = {"calls": contestant.calls_per_sample, "warm_up": contestant.untimed_calls}
+            calls = {"calls": process.calls_per_sample, "warm_up": process.untimed_calls}
             try:
-                contestant.samples.append(contestant.worker.ask("sample", **calls)["seconds"])
+                process.samples.append(process.worker.ask("sample", **calls)["seconds"])
             except WorkerError as error:
-                dead[position] = contestant.entry.absent(f"batch {batch}: {error}")
+                dead[position] = process.entry.absent(f"batch {batch}: {error}")
     return dead
 
 
