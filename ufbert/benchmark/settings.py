@@ -103,7 +103,7 @@ class BenchmarkSettings:
     implementations: tuple[str, ...] = ()
     """Names of the implementations to time; empty times all that are there."""
     seconds: float = 100.0
-    """TimeBudget of the whole run. Every figure gets three samples at least, even if that takes longer."""
+    """Time of the whole run. Every figure gets three samples at least, even if that takes longer."""
     seed: int = 0
     """Seed of weights and inputs."""
 
