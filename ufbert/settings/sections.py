@@ -13,9 +13,13 @@ from typing import Any
 from ufbert.errors import ConfigError
 from ufbert.model.config import UltraFastBertConfig
 
+from .checks import at_least, in_range, one_of
+from .distillation import DistillationSettings
+
 __all__ = [
     "ENDS",
     "DataSettings",
+    "DistillationSettings",
     "FinetuningSettings",
     "Settings",
     "TrainingSettings",
@@ -23,8 +27,11 @@ __all__ = [
     "small_model",
 ]
 
-ENDS: dict[str, Any] = {"steps": 0, "tokens": 0, "budget": ""}
-"""The settings of which exactly one says when pretraining ends, and their values for "not this one"."""
+ENDS: dict[str, dict[str, Any]] = {
+    "training": {"steps": 0, "tokens": 0, "budget": ""},
+    "distillation": {"minutes": 0.0, "steps": 0},
+}
+"""By section, the settings of which exactly one says when its training ends, and their values for "not this one"."""
 
 
 def small_model() -> UltraFastBertConfig:
@@ -72,12 +79,12 @@ class DataSettings:
     def __post_init__(self) -> None:
         if not self.corpus:
             raise ConfigError("data.corpus is empty; give a path, a glob, hub:NAME or embedded")
-        _in_range("data.validation_fraction", self.validation_fraction, 0.0, 0.5)
-        _at_least("data.sequence_length", self.sequence_length, 8)
-        _at_least("data.min_frequency", self.min_frequency, 1)
-        _at_least("data.max_documents", self.max_documents, 0)
-        _at_least("data.workers", self.workers, 0)
-        _at_least("data.max_tokens_per_character", self.max_tokens_per_character, 0)
+        in_range("data.validation_fraction", self.validation_fraction, 0.0, 0.5)
+        at_least("data.sequence_length", self.sequence_length, 8)
+        at_least("data.min_frequency", self.min_frequency, 1)
+        at_least("data.max_documents", self.max_documents, 0)
+        at_least("data.workers", self.workers, 0)
+        at_least("data.max_tokens_per_character", self.max_tokens_per_character, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +138,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "tokens"):
-            _at_least(f"training.{name}", getattr(self, name), 0)
+            at_least(f"training.{name}", getattr(self, name), 0)
         if sum(map(bool, (self.steps, self.tokens, self.budget))) != 1:
             raise ConfigError(
                 f"exactly one of training.steps ({self.steps}), training.tokens ({self.tokens}) and "
@@ -140,23 +147,23 @@ class TrainingSettings:
         for name in ("budget", "save_every", "evaluate_every"):
             if getattr(self, name) or name != "budget":
                 parse_duration(getattr(self, name), f"training.{name}")
-        _at_least("training.batch_size", self.batch_size, 1)
-        _at_least("training.micro_batch_size", self.micro_batch_size, 1)
-        _at_least("training.seed", self.seed, 0)
-        _at_least("training.evaluation_sequences", self.evaluation_sequences, 0)
-        _at_least("training.peak_learning_rate", self.peak_learning_rate, 0)
-        _at_least("training.weight_decay", self.weight_decay, 0)
-        _at_least("training.gradient_clip", self.gradient_clip, 0)
-        _in_range("training.batch_ramp_fraction", self.batch_ramp_fraction, 0.0, 1.0)
-        _in_range("training.initial_learning_rate_fraction", self.initial_learning_rate_fraction, 0.0, 1.0)
-        _in_range("training.peak_fraction", self.peak_fraction, 0.0, 1.0)
-        _in_range("training.adam_beta1", self.adam_beta1, 0.0, 0.9999999)
-        _in_range("training.adam_beta2", self.adam_beta2, 0.0, 0.9999999)
-        _at_least("training.adam_epsilon", self.adam_epsilon, 0)
-        _in_range("training.mlm_probability", self.mlm_probability, 0.01, 0.99)
-        _in_range("training.dropout", self.dropout, 0.0, 0.99)
-        _one_of("training.precision", self.precision, ("auto", "float32", "bfloat16"))
-        _one_of("training.device", self.device, ("auto", "cpu", "cuda"))
+        at_least("training.batch_size", self.batch_size, 1)
+        at_least("training.micro_batch_size", self.micro_batch_size, 1)
+        at_least("training.seed", self.seed, 0)
+        at_least("training.evaluation_sequences", self.evaluation_sequences, 0)
+        at_least("training.peak_learning_rate", self.peak_learning_rate, 0)
+        at_least("training.weight_decay", self.weight_decay, 0)
+        at_least("training.gradient_clip", self.gradient_clip, 0)
+        in_range("training.batch_ramp_fraction", self.batch_ramp_fraction, 0.0, 1.0)
+        in_range("training.initial_learning_rate_fraction", self.initial_learning_rate_fraction, 0.0, 1.0)
+        in_range("training.peak_fraction", self.peak_fraction, 0.0, 1.0)
+        in_range("training.adam_beta1", self.adam_beta1, 0.0, 0.9999999)
+        in_range("training.adam_beta2", self.adam_beta2, 0.0, 0.9999999)
+        at_least("training.adam_epsilon", self.adam_epsilon, 0)
+        in_range("training.mlm_probability", self.mlm_probability, 0.01, 0.99)
+        in_range("training.dropout", self.dropout, 0.0, 0.99)
+        one_of("training.precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("training.device", self.device, ("auto", "cpu", "cuda"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,19 +206,20 @@ class FinetuningSettings:
     """Seed of the head's initialisation, the order and dropout."""
 
     def __post_init__(self) -> None:
-        _at_least("finetuning.epochs", self.epochs, 1)
-        _at_least("finetuning.batch_size", self.batch_size, 1)
-        _at_least("finetuning.learning_rate", self.learning_rate, 0)
-        _at_least("finetuning.gradient_clip", self.gradient_clip, 0)
-        _at_least("finetuning.weight_decay", self.weight_decay, 0)
-        _at_least("finetuning.max_length", self.max_length, 4)
-        _in_range("finetuning.warmup_fraction", self.warmup_fraction, 0.0, 1.0)
-        _in_range("finetuning.dropout", self.dropout, 0.0, 0.99)
-        _one_of("finetuning.schedule", self.schedule, ("cosine", "linear", "constant"))
-        _one_of("finetuning.pooling", self.pooling, ("first", "mean"))
-        _one_of("finetuning.keep", self.keep, ("best", "last"))
-        _one_of("finetuning.precision", self.precision, ("auto", "float32", "bfloat16"))
-        _one_of("finetuning.device", self.device, ("auto", "cpu", "cuda"))
+        at_least("finetuning.epochs", self.epochs, 1)
+        at_least("finetuning.batch_size", self.batch_size, 1)
+        at_least("finetuning.learning_rate", self.learning_rate, 0)
+        at_least("finetuning.gradient_clip", self.gradient_clip, 0)
+        at_least("finetuning.weight_decay", self.weight_decay, 0)
+        at_least("finetuning.max_length", self.max_length, 4)
+        at_least("finetuning.seed", self.seed, 0)
+        in_range("finetuning.warmup_fraction", self.warmup_fraction, 0.0, 1.0)
+        in_range("finetuning.dropout", self.dropout, 0.0, 0.99)
+        one_of("finetuning.schedule", self.schedule, ("cosine", "linear", "constant"))
+        one_of("finetuning.pooling", self.pooling, ("first", "mean"))
+        one_of("finetuning.keep", self.keep, ("best", "last"))
+        one_of("finetuning.precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("finetuning.device", self.device, ("auto", "cpu", "cuda"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +230,7 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     finetuning: FinetuningSettings = field(default_factory=FinetuningSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
     def __post_init__(self) -> None:
         if self.data.sequence_length > self.model.max_position_embeddings:
@@ -237,18 +246,3 @@ def parse_duration(text: str, name: str = "duration") -> float:
     if not match or float(match[1]) <= 0:
         raise ConfigError(f"{name} must be a time such as 90s, 20m, 24h or 2d, not {text!r}")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ConfigError(f"{name} must be at least {least}, not {value!r}")
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} must lie between {low} and {high}, not {value!r}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
