@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ufbert.settings.distillation import DistillationSettings
+
 from .command_line import command_line
+from .settings_options import ConfigOption, SetOption
 
 __all__ = ["convert"]
+
+DEFAULTS = DistillationSettings()
 
 
 def convert(
@@ -29,36 +34,62 @@ def convert(
         list[str] | None,
         typer.Option(help="Text to distil on: file, glob, folder or embedded; repeat it or separate by commas."),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the text in jsonl, csv, tsv and parquet files.")] = "text",
+    text_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the text in jsonl, csv, tsv and parquet files.", show_default=DEFAULTS.text_column
+        ),
+    ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Time the distillation may take. Default: 10, unless --steps.")
+        float | None,
+        typer.Option(help="Time the distillation may take, unless --steps.", show_default=f"{DEFAULTS.minutes:g}"),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of each layer and of the end-to-end training, in place of --minutes.")
+        int | None,
+        typer.Option(min=1, help="Steps of each layer and of the end-to-end training, in place of --minutes."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts of an end-to-end step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Peak rate of the end-to-end training.")] = 5e-4,
-    max_texts: Annotated[int, typer.Option(help="Read at most so many pieces of text from the corpus.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Seed of the choice and order of texts.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Texts of an end-to-end step.", show_default=str(DEFAULTS.batch_size))
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak rate of the end-to-end training.", show_default=f"{DEFAULTS.learning_rate:g}"),
+    ] = None,
+    max_texts: Annotated[
+        int | None,
+        typer.Option(help="Read at most so many pieces of text from the corpus.", show_default=str(DEFAULTS.max_texts)),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to distil.", show_default=DEFAULTS.device)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the choice and order of texts.", show_default=str(DEFAULTS.seed))
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Convert SOURCE to DEST: exactly, or with --trees into fast feedforward layers by distillation."""
-    from ufbert.conversion import DistillationSettings, convert_checkpoint, distillation_wanted
+    from ufbert.conversion import ConversionRequest, convert_checkpoint
+    from ufbert.settings.toml import load_settings
 
-    wanted = distillation_wanted(to=to, trees=trees, depth=depth, corpus=corpus or [])
-    settings = None
-    if wanted is not None:
-        settings = DistillationSettings(
-            trees=wanted[0],
-            depth=wanted[1],
-            corpus=tuple(corpus or ()),
-            text_column=text_column,
-            minutes=minutes,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            max_texts=max_texts,
-            seed=seed,
-            device=device,
-        )
-    convert_checkpoint(source, destination, to=to, distillation=settings, command=command_line(context))
+    options = {
+        "distillation.text_column": text_column,
+        "distillation.minutes": minutes,
+        "distillation.steps": steps,
+        "distillation.batch_size": batch_size,
+        "distillation.learning_rate": learning_rate,
+        "distillation.max_texts": max_texts,
+        "distillation.device": device,
+        "distillation.seed": seed,
+    }
+    request = ConversionRequest(
+        source,
+        destination,
+        to=to,
+        trees=trees,
+        depth=depth,
+        corpus=tuple(corpus or ()),
+        distillation=load_settings(config, set_ or [], options=options).distillation,
+        command=command_line(context),
+    )
+    convert_checkpoint(request)

@@ -7,9 +7,21 @@ from typing import Annotated
 
 import typer
 
+from ufbert.finetuning.request import (
+    LABEL_COLUMN,
+    TEXT_COLUMN,
+    VALIDATION_FRACTION,
+    DataRequest,
+    FinetuningRequest,
+)
+from ufbert.settings.sections import FinetuningSettings
+
 from .command_line import command_line
+from .settings_options import ConfigOption, SetOption
 
 __all__ = ["finetune"]
+
+DEFAULTS = FinetuningSettings()
 
 
 def finetune(
@@ -38,60 +50,77 @@ def finetune(
     ] = None,
     validation_fraction: Annotated[
         float | None,
-        typer.Option(help="Share of --train to hold out when there is no --validation. Default: 0.1."),
+        typer.Option(
+            help="Share of --train to hold out when there is no --validation.", show_default=str(VALIDATION_FRACTION)
+        ),
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text in --train. Default: text.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the text in --train.", show_default=TEXT_COLUMN)
+    ] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second text, if there is one.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the label in --train. Default: label.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of the label in --train.", show_default=LABEL_COLUMN)
+    ] = None,
     regression: Annotated[
         bool | None,
         typer.Option(
             "--regression/--classification",
-            help="Whether labels are values or classes. Default: values if they are numbers with a decimal point.",
+            help="Whether labels are values or classes.",
+            show_default="values if they are numbers with a decimal point",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder of the result; must not exist. Default: the next free of runs/finetune-NAME, ...-2."
+            "--out",
+            help="Folder of the result; must not exist.",
+            show_default="the next free of runs/finetune-NAME, ...-2",
         ),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Tokenizer folder or file, if the checkpoint has none.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows. Default: 5.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows of an optimiser step. Default: 16.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 4e-5.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a row; longer ones are cut. Default: 128.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training rows.", show_default=str(DEFAULTS.epochs))
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows of an optimiser step.", show_default=str(DEFAULTS.batch_size))
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default=f"{DEFAULTS.learning_rate:g}")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of a row; longer ones are cut.", show_default=str(DEFAULTS.max_length))
+    ] = None,
     keep: Annotated[
-        str | None, typer.Option(metavar="best|last", help="Which epoch's weights to save. Default: best.")
+        str | None,
+        typer.Option(metavar="best|last", help="Which epoch's weights to save.", show_default=DEFAULTS.keep),
     ] = None,
     max_train_rows: Annotated[int | None, typer.Option(min=1, help="Train on a random sample of so many rows.")] = None,
     max_validation_rows: Annotated[
         int | None, typer.Option(min=1, help="Validate on a random sample of so many rows.")
     ] = None,
-    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the new head, the order, dropout and samples.")] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.", show_default=DEFAULTS.device)
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of ufbert.toml. May be repeated."),
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the new head, the order, dropout and samples.", show_default=str(DEFAULTS.seed)),
     ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Finetune CHECKPOINT on a GLUE task or on your own labelled texts, with the paper's recipe.
 
     Writes a checkpoint folder that `ufbert infer --task classify` runs, with the figures in its README.md
     and metrics.jsonl. The folder is brought up to date after every epoch; Ctrl-C keeps the best one so far.
     """
-    from ufbert.finetuning.run import DataRequest
     from ufbert.finetuning.run import finetune as run
     from ufbert.reporting import show_log
     from ufbert.settings.toml import load_settings
 
     show_log()
-    request = DataRequest(
+    data_request = DataRequest(
         task=task,
         data=data,
         train=train,
@@ -113,5 +142,12 @@ def finetune(
         "finetuning.device": device,
         "finetuning.seed": seed,
     }
-    settings = load_settings(config, set_ or [], options=options).finetuning
-    run(checkpoint, request, settings, out, tokenizer=tokenizer, command=command_line(context))
+    request = FinetuningRequest(
+        checkpoint,
+        data_request,
+        load_settings(config, set_ or [], options=options).finetuning,
+        out=out,
+        tokenizer=tokenizer,
+        command=command_line(context),
+    )
+    run(request)

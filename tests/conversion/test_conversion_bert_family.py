@@ -18,7 +18,7 @@ from ufbert import (
     UltraFastBertForSequenceClassification,
     UltraFastBertModel,
 )
-from ufbert.conversion import convert_checkpoint, load_source
+from ufbert.conversion import ConversionRequest, convert_checkpoint, load_checkpoint
 from ufbert.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
@@ -76,7 +76,7 @@ def texts(pad: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_hidden_states_and_masked_lm_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     theirs = save(transformers.AutoModelForMaskedLM, family, tmp_path / "source")
-    convert_checkpoint(tmp_path / "source", tmp_path / "out")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "out"))
     ours = UltraFastBertForMaskedLM.from_pretrained(tmp_path / "out")
     ids, mask = texts(ours.config.pad_token_id)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_hidden_states_and_masked_lm_logits_are_those_of_transformers(family: st
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_longest_text_and_token_types(family: str, tmp_path: Path) -> None:
     theirs = save(transformers.AutoModel, family, tmp_path / "source")
-    ours = load_source(tmp_path / "source").model
+    ours = load_checkpoint(tmp_path / "source").model
     length = ours.config.max_position_embeddings
     assert length == (20 if family == "bert" else 18)
     ids, types = torch.randint(5, 60, (2, length)), torch.zeros(2, length, dtype=torch.int64)
@@ -109,7 +109,7 @@ def test_classifiers_give_the_scores_of_transformers(family: str, labels: int, t
     theirs = save(
         transformers.AutoModelForSequenceClassification, family, tmp_path / "source", num_labels=labels, id2label=names
     )
-    convert_checkpoint(tmp_path / "source", tmp_path / "out")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "out"))
     ours = UltraFastBertForSequenceClassification.from_pretrained(tmp_path / "out")
     assert ours.config.problem_type == ("regression" if labels == 1 else "single_label_classification")
     assert ours.config.label_names == list(names.values())
@@ -137,7 +137,7 @@ def test_heads_that_cannot_be_expressed_are_left_behind(
     auto: str, family: str, more: dict[str, Any], part: str, tmp_path: Path
 ) -> None:
     save(getattr(transformers, auto), family, tmp_path / "source", **more)
-    source = load_source(tmp_path / "source")
+    source = load_checkpoint(tmp_path / "source")
     assert isinstance(source.model, UltraFastBertModel)
     assert any(part in note for note in source.notes), source.notes
 
@@ -146,7 +146,7 @@ def test_activations_shards_and_half_precision(tmp_path: Path) -> None:
     theirs = save(transformers.AutoModel, "bert", tmp_path / "source", hidden_act="gelu_new").half()
     theirs.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     assert (tmp_path / "shards" / "model.safetensors.index.json").is_file()
-    ours = load_source(tmp_path / "shards").model
+    ours = load_checkpoint(tmp_path / "shards").model
     assert ours.config.hidden_act == "gelu_new"
     assert {p.dtype for p in ours.parameters()} == {torch.float32}
     ids, mask = texts(0)
@@ -158,7 +158,7 @@ def test_activations_shards_and_half_precision(tmp_path: Path) -> None:
 
 def test_pickled_weights_and_old_names_of_norms(tmp_path: Path) -> None:
     save(transformers.AutoModel, "bert", tmp_path / "source")
-    before = load_source(tmp_path / "source").model.state_dict()
+    before = load_checkpoint(tmp_path / "source").model.state_dict()
     state = load_file(tmp_path / "source" / "model.safetensors")
     old = {
         n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
@@ -166,7 +166,7 @@ def test_pickled_weights_and_old_names_of_norms(tmp_path: Path) -> None:
     }
     (tmp_path / "source" / "model.safetensors").unlink()
     torch.save(old, tmp_path / "source" / "pytorch_model.bin")
-    for name, tensor in load_source(tmp_path / "source").model.state_dict().items():
+    for name, tensor in load_checkpoint(tmp_path / "source").model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], atol=0, rtol=0)
 
 
@@ -187,12 +187,12 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"embeddings": Payload(victim)}, tmp_path / "source" / "pytorch_model.bin")
     victim.unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match="unpickling that could run code, so it was not read"):
-        load_source(tmp_path / "source")
+        load_checkpoint(tmp_path / "source")
     (tmp_path / "source" / "pytorch_model.bin").write_bytes(pickle.dumps([1, 2], protocol=4)[:5])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(CheckpointError, match=r"pytorch_model.bin: (damaged|holds)"):
-            load_source(tmp_path / "source")
+            load_checkpoint(tmp_path / "source")
     assert not victim.exists()
 
 
@@ -214,7 +214,7 @@ def test_configurations_that_do_not_fit_are_refused(key: str, value: Any, text: 
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
     with pytest.raises(CheckpointError, match=text):
-        load_source(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
@@ -223,14 +223,14 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     name = "encoder.layer.0.intermediate.dense.weight"
     save_file({**state, name: state[name].to(torch.int8)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="quantised weights are not read"):
-        load_source(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_dense_checkpoints_go_back_to_transformers(family: str, tmp_path: Path) -> None:
     theirs = save(transformers.AutoModelForMaskedLM, family, tmp_path / "source")
-    convert_checkpoint(tmp_path / "source", tmp_path / "ours")
-    convert_checkpoint(tmp_path / "ours", tmp_path / "back", to="dense")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    convert_checkpoint(ConversionRequest(tmp_path / "ours", tmp_path / "back", to="dense"))
     back, loading = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
@@ -242,8 +242,8 @@ def test_dense_checkpoints_go_back_to_transformers(family: str, tmp_path: Path) 
 
 def test_a_classifier_goes_back_to_transformers(tmp_path: Path) -> None:
     theirs = save(transformers.AutoModelForSequenceClassification, "bert", tmp_path / "source", num_labels=3)
-    convert_checkpoint(tmp_path / "source", tmp_path / "ours")
-    convert_checkpoint(tmp_path / "ours", tmp_path / "back", to="dense")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    convert_checkpoint(ConversionRequest(tmp_path / "ours", tmp_path / "back", to="dense"))
     back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()
     ids, mask = texts(0)
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_pre_norm_models_go_to_transformers_too(feedforward: str, tmp_path: Path
     )
     ours = UltraFastBertModel(config).eval()
     ours.save_pretrained(tmp_path / "ours")
-    convert_checkpoint(tmp_path / "ours", tmp_path / "out", to="dense")
+    convert_checkpoint(ConversionRequest(tmp_path / "ours", tmp_path / "out", to="dense"))
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
     assert theirs.config.model_type == "roberta-prelayernorm"
     ids, mask = texts(0)
@@ -279,5 +279,5 @@ def test_pre_norm_models_go_to_transformers_too(feedforward: str, tmp_path: Path
 def test_trees_have_no_dense_equivalent(tmp_path: Path, tiny_config: UltraFastBertConfig) -> None:
     UltraFastBertModel(tiny_config).save_pretrained(tmp_path / "ours")
     with pytest.raises(CheckpointError, match="has trees of depth 3; which neurons a token uses depends on the token"):
-        convert_checkpoint(tmp_path / "ours", tmp_path / "out", to="dense")
+        convert_checkpoint(ConversionRequest(tmp_path / "ours", tmp_path / "out", to="dense"))
     assert not (tmp_path / "out").exists()

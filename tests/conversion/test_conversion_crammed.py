@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ufbert import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification, UltraFastBertModel
 from ufbert.commands.app import main
-from ufbert.conversion import load_source
+from ufbert.conversion import load_checkpoint
 from ufbert.conversion.readers.crammed import by_part
 from ufbert.errors import CheckpointError
 
@@ -74,9 +74,9 @@ def test_reference_checkpoints_are_reproduced(
 @pytest.mark.parametrize("stored", ["decoder only", "both"])
 def test_the_tied_decoder_may_have_either_name(stored: str, reference: Path) -> None:
     word = load_file(reference / "model.safetensors")[WORD]
-    before = load_source(reference).model.state_dict()
+    before = load_checkpoint(reference).model.state_dict()
     change(reference, **{"decoder.weight": word.clone(), WORD: None if stored == "decoder only" else word})
-    source = load_source(reference)
+    source = load_checkpoint(reference)
     assert source.model.config.tie_word_embeddings
     for name, tensor in source.model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], atol=0, rtol=0)
@@ -85,7 +85,7 @@ def test_the_tied_decoder_may_have_either_name(stored: str, reference: Path) -> 
 def test_a_decoder_of_its_own_stays_one(reference: Path) -> None:
     word = load_file(reference / "model.safetensors")[WORD]
     change(reference, **{"decoder.weight": word + 1})
-    model = load_source(reference).model
+    model = load_checkpoint(reference).model
     assert isinstance(model, UltraFastBertForMaskedLM)
     assert not model.config.tie_word_embeddings
     torch.testing.assert_close(model.decoder.weight, word + 1)
@@ -93,10 +93,10 @@ def test_a_decoder_of_its_own_stays_one(reference: Path) -> None:
 
 def test_compiled_and_parallel_names_and_a_pickle_are_read(reference: Path) -> None:
     state = load_file(reference / "model.safetensors")
-    before = load_source(reference).model.state_dict()
+    before = load_checkpoint(reference).model.state_dict()
     torch.save({f"_orig_mod.{name}": t for name, t in state.items()}, reference / "pytorch_model.bin")
     (reference / "model.safetensors").unlink()
-    after = load_source(reference).model.state_dict()
+    after = load_checkpoint(reference).model.state_dict()
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, atol=0, rtol=0)
 
@@ -106,7 +106,7 @@ def test_a_bare_encoder_is_read(reference: Path) -> None:
     expected = load_file(reference / "expected.safetensors")
     bare = {n.removeprefix("encoder."): t for n, t in state.items() if n.startswith("encoder.")}
     save_file(bare, reference / "model.safetensors")
-    model = load_source(reference).model
+    model = load_checkpoint(reference).model
     assert isinstance(model, UltraFastBertModel)
     with torch.no_grad():
         output = model(expected["input_ids"]).last_hidden_state
@@ -123,7 +123,7 @@ def test_a_finetuned_classifier_is_read(reference: Path) -> None:
     }
     change(reference, **tensors)
     expected = load_file(reference / "expected.safetensors")
-    model = load_source(reference).model
+    model = load_checkpoint(reference).model
     assert isinstance(model, UltraFastBertForSequenceClassification)
     with torch.no_grad():
         logits = model(expected["input_ids"]).logits
@@ -137,7 +137,7 @@ def test_a_classifier_that_cannot_be_expressed_is_left_behind(reference: Path) -
     change_config(reference, "arch", "num_labels", value=3)
     change_config(reference, "arch", "classification_head", "pooler", value="max")
     change(reference, **{"head.weight": torch.randn(3, 1024), "head.bias": torch.randn(3)})
-    source = load_source(reference)
+    source = load_checkpoint(reference)
     assert isinstance(source.model, UltraFastBertModel)
     assert any("max pooling" in note for note in source.notes)
 
@@ -145,10 +145,10 @@ def test_a_classifier_that_cannot_be_expressed_is_left_behind(reference: Path) -
 def test_references_inside_the_configuration_are_resolved(reference: Path) -> None:
     change_config(reference, "arch", "embedding", "embedding_dim", value="${arch.hidden_size}")
     change_config(reference, "arch", "hidden_dropout_prob", value="${.embedding.dropout_prob}")
-    assert load_source(reference).model.config.hidden_size == 64
+    assert load_checkpoint(reference).model.config.hidden_size == 64
     change_config(reference, "arch", "norm_eps", value="${arch.nowhere}")
     with pytest.raises(CheckpointError, match=r"refers to \$\{arch.nowhere\}"):
-        load_source(reference)
+        load_checkpoint(reference)
 
 
 @pytest.mark.parametrize(
@@ -171,19 +171,19 @@ def test_references_inside_the_configuration_are_resolved(reference: Path) -> No
 def test_what_cannot_be_expressed_is_refused(path: tuple[str, ...], value: Any, text: str, reference: Path) -> None:
     change_config(reference, *path, value=value)
     with pytest.raises(CheckpointError, match=text):
-        load_source(reference)
+        load_checkpoint(reference)
 
 
 def test_missing_and_surplus_tensors_are_named(reference: Path) -> None:
     change(reference, **{"encoder.layers.1.norm2.bias": None})
     with pytest.raises(CheckpointError, match=r"lacks the tensor encoder.layers.1.norm2.bias"):
-        load_source(reference)
+        load_checkpoint(reference)
     change(reference, **{"encoder.layers.1.norm2.bias": torch.zeros(64), "encoder.layers.1.gate": torch.zeros(4)})
     with pytest.raises(CheckpointError, match=r"holds encoder.layers.1.gate, which"):
-        load_source(reference)
+        load_checkpoint(reference)
     change(reference, **{"encoder.layers.1.gate": None, WORD: None})
     with pytest.raises(CheckpointError, match="lacks both"):
-        load_source(reference)
+        load_checkpoint(reference)
 
 
 def test_fused_rows_are_reordered_by_part() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,9 @@ from ufbert.cmm.reference import paths
 from ufbert.conversion.distillation.layer_inputs import LayerSample
 from ufbert.conversion.distillation.layer_regression import relative_error
 from ufbert.conversion.distillation.straight_through import TEMPERATURE, StraightThroughFFF, path_mask
-from ufbert.conversion.distillation.texts import cut, read_distillation_texts
 from ufbert.conversion.distillation.tree_initialization import initialize_trees, place_neurons, solve_output_weights
-from ufbert.errors import DataError
 from ufbert.model.encoder import DenseFeedforward, Layer
 from ufbert.model.fff import masked_dense_fff
-from ufbert.settings.distillation import DistillationSettings
-from ufbert.training.budget import Budget
 
 HIDDEN = 16
 
@@ -175,61 +170,6 @@ def test_the_mean_output_has_relative_error_one() -> None:
     assert relative_error(constant, teacher, LayerSample(x, y), y.mean(0)) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_pieces_are_runs_of_words_of_one_paragraph_in_order() -> None:
-    sentences = "One sentence here. Another one there! A third, maybe? " * 5
-    paragraphs = ["Title", sentences.strip(), "The last paragraph is this."]
-    pieces = list(cut("\n".join(paragraphs), random.Random(0)))
-    assert len(pieces) > 5
-    places = []
-    for piece in pieces:
-        assert len(piece) >= 12
-        assert any(piece in paragraph for paragraph in paragraphs[1:]), piece
-        places.append(piece.startswith("The last") or piece in paragraphs[2])
-    assert places == sorted(places)
-    assert any(len(piece.split(". ")) > 1 or "! " in piece for piece in pieces)  # several sentences
-    assert list(cut("Title\n", random.Random(0))) == []
-
-
-def test_some_long_sentences_are_cut_down_to_fragments() -> None:
-    sentence = " ".join(f"word{i}" for i in range(40)) + "."
-    lengths = [len(piece.split()) for seed in range(60) for piece in cut(sentence, random.Random(seed))]
-    fragments = [n for n in lengths if n < 40]
-    assert 0 < len(fragments) < len(lengths)
-    assert all(3 <= n <= 15 for n in fragments)
-
-
-def test_held_out_text_is_of_other_documents(tmp_path: Path) -> None:
-    rows = [f"Document {i} speaks. It says {i} again. And document {i} ends." for i in range(400)]
-    (tmp_path / "texts.txt").write_text("\n\n".join(rows))
-    settings = DistillationSettings(trees=1, depth=1, corpus=(str(tmp_path / "texts.txt"),), max_texts=2000)
-    texts = read_distillation_texts(settings)
-
-    def documents(pieces: list[str]) -> set[str]:
-        return {word.strip(".") for piece in pieces for word in piece.split() if word.strip(".").isdigit()}
-
-    assert len(texts.held_out) >= 20
-    assert not documents(texts.held_out) & documents(texts.train)
-    again = read_distillation_texts(settings)
-    assert texts == again
-
-
-def test_a_budget_ends_by_steps_by_time_and_when_stopped() -> None:
-    budget = Budget(seconds=None, steps=4)
-    fractions = []
-    while (done := budget.fraction()) < 1:
-        fractions.append(done)
-        budget.count()
-    assert fractions == [0.0, 0.25, 0.5, 0.75]
-    short = Budget(seconds=1e-9, steps=None)
-    assert short.fraction() == 0.0  # one step is always done
-    short.count()
-    assert short.fraction() == 1.0
-    assert Budget(seconds=None, steps=4, stopped=lambda: True).fraction() == 1.0
-    rates = [Budget.triangle(i / 100) for i in range(100)]
-    assert max(rates) == rates[10] == 1.0
-    assert min(rates) > 0
-
-
 def test_sentence_transformers_folders_of_both_kinds(tmp_path: Path) -> None:
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(
@@ -243,10 +183,3 @@ def test_sentence_transformers_folders_of_both_kinds(tmp_path: Path) -> None:
     (tmp_path / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 128}')
     assert read_embedding_facts(tmp_path) == {"pooling": "cls", "normalize": False, "max_seq_length": 128}
     assert read_embedding_facts(tmp_path / "1_Pooling") == {}
-
-
-def test_an_empty_corpus_is_said_to_be_empty(tmp_path: Path) -> None:
-    (tmp_path / "texts.jsonl").write_text("")
-    settings = DistillationSettings(trees=1, depth=1, corpus=(str(tmp_path / "texts.jsonl"),))
-    with pytest.raises(DataError, match="no rows"):
-        read_distillation_texts(settings)

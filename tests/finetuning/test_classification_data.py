@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ufbert.errors import ConfigError, DataError
-from ufbert.finetuning.classification_data import DataRequest, TaskData, load_task_data
+from ufbert.finetuning.classification_data import load_task_data
+from ufbert.finetuning.request import DataRequest
+from ufbert.finetuning.task_data import TaskData
 
 
 def csv_file(path: Path, labels: list[str]) -> Path:

@@ -2,104 +2,48 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_finetuning import FAST, predicted, sentences, tiny, weights, write_checkpoint, write_csv, write_rows
 
 from ufbert import (
-    UltraFastBertConfig,
-    UltraFastBertForMaskedLM,
     UltraFastBertForSequenceClassification,
     UltraFastBertModel,
 )
 from ufbert.checkpoint.tokenizer import load_tokenizer
-from ufbert.errors import CheckpointError, ConfigError, OutputError
-from ufbert.finetuning.epochs import learning_rate_share
-from ufbert.finetuning.report import EpochReport, FinetuningDisplay
-from ufbert.finetuning.run import DataRequest, finetune
-from ufbert.finetuning.sequence_batches import encode_sequences, training_batches
+from ufbert.errors import CheckpointError
+from ufbert.finetuning.request import DataRequest, FinetuningRequest
+from ufbert.finetuning.run import finetune
 from ufbert.model.pretrained import read_config
 from ufbert.settings.sections import FinetuningSettings
-from ufbert.text.tokenization import encode_batch, train_tokenizer
-
-WORDS = ["the", "film", "was", "very", "quite", "really", "today", "again", "here", "there"]
-FAST = FinetuningSettings(epochs=4, learning_rate=1e-2, device="cpu", precision="float32")
-
-
-def sentences(count: int, seed: int) -> list[tuple[str, int]]:
-    """Texts whose class is that of their one telling word."""
-    draw = np.random.default_rng(seed)
-    rows = []
-    for _ in range(count):
-        label = int(draw.integers(2))
-        words = [*draw.choice(WORDS, int(draw.integers(2, 7))), ("awful", "lovely")[label]]
-        rows.append((" ".join(draw.permutation(words)), label))
-    return rows
-
-
-def write_csv(path: Path, count: int, seed: int, names: tuple[str, str] = ("neg", "pos")) -> Path:
-    lines = [f"{text},{names[label]}" for text, label in sentences(count, seed)]
-    path.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    return path
+from ufbert.text.tokenization import train_tokenizer
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pretrained model that has learned nothing, with its tokenizer."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model") / "mlm"
-    tokenizer = train_tokenizer([text for text, _ in sentences(200, 9)], 200, min_frequency=1)
-    model = UltraFastBertForMaskedLM(tiny(tokenizer.get_vocab_size()))
-    model.save_pretrained(folder, tokenizer=tokenizer)
+    write_checkpoint(folder)
     return folder
-
-
-def tiny(vocab_size: int, **changes: Any) -> UltraFastBertConfig:
-    return UltraFastBertConfig(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=24,
-        depth=3,
-        classifier_hidden_size=32,
-        **changes,
-    )
 
 
 @pytest.fixture
 def rows(tmp_path: Path) -> DataRequest:
     """240 rows to learn from, 80 to be judged by."""
-    train, validation = write_csv(tmp_path / "train.csv", 240, 1), write_csv(tmp_path / "validation.csv", 80, 2)
-    return DataRequest(train=str(train), validation=str(validation))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return UltraFastBertForSequenceClassification.from_pretrained(folder).state_dict()
-
-
-def predicted(folder: Path, texts: list[str], pairs: list[str] | None = None) -> torch.Tensor:
-    model = UltraFastBertForSequenceClassification.from_pretrained(folder)
-    batch = encode_batch(load_tokenizer(folder), texts, pairs, max_length=24)
-    with torch.inference_mode():
-        types = torch.from_numpy(batch.token_type_ids) if model.config.type_vocab_size else None
-        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-        logits: torch.Tensor = model(ids, mask, token_type_ids=types).logits
-    return logits
+    return write_rows(tmp_path)
 
 
 def test_a_separable_task_is_learned_and_the_saved_model_names_the_classes(
     checkpoint: Path, rows: DataRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    result = finetune(checkpoint, rows, FAST, out, command="ufbert finetune it")
+    result = finetune(FinetuningRequest(checkpoint, rows, FAST, out, command="ufbert finetune it"))
     kept = result.report.kept
     assert kept is not None
     assert kept.scores[0]["accuracy"] > 0.9
@@ -143,13 +87,13 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone(
     before = torch.get_rng_state()
     settings = FinetuningSettings(epochs=1, learning_rate=3e-3, device="cpu", keep="last")
     for name in "ab":
-        finetune(checkpoint, rows, settings, tmp_path / name)
+        finetune(FinetuningRequest(checkpoint, rows, settings, tmp_path / name))
         assert torch.equal(torch.get_rng_state(), before)
         torch.rand(7)
         before = torch.get_rng_state()
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
     other = FinetuningSettings(epochs=1, learning_rate=3e-3, device="cpu", keep="last", seed=1)
-    finetune(checkpoint, rows, other, tmp_path / "c")
+    finetune(FinetuningRequest(checkpoint, rows, other, tmp_path / "c"))
     assert (tmp_path / "a/model.safetensors").read_bytes() != (tmp_path / "c/model.safetensors").read_bytes()
 
 
@@ -162,7 +106,7 @@ def test_regression_learns_labels_of_any_size(checkpoint: Path, tmp_path: Path, 
 
     request = DataRequest(train=write("train.csv", 1), validation=write("validation.csv", 2))
     settings = FinetuningSettings(epochs=6, learning_rate=1e-2, device="cpu", precision=precision)
-    report = finetune(checkpoint, request, settings, tmp_path / "out").report
+    report = finetune(FinetuningRequest(checkpoint, request, settings, tmp_path / "out")).report
     assert report.kept is not None
     assert report.kept.scores[0]["Spearman"] > 0.8
     assert report.kept.scores[0]["RMSE"] < 0.5 * report.baseline[0]["RMSE"]
@@ -179,7 +123,7 @@ def test_regression_learns_labels_of_any_size(checkpoint: Path, tmp_path: Path, 
 
     # Going on from it keeps its head, so the first epoch is as good as the last was.
     again = FinetuningSettings(epochs=1, learning_rate=1e-6, device="cpu", precision=precision)
-    more = finetune(tmp_path / "out", request, again, tmp_path / "more").report
+    more = finetune(FinetuningRequest(tmp_path / "out", request, again, tmp_path / "more")).report
     assert more.kept is not None
     assert more.kept.scores[0]["RMSE"] == pytest.approx(report.kept.scores[0]["RMSE"], rel=0.05)
 
@@ -200,7 +144,7 @@ def test_pairs_and_token_types_reach_the_model(tmp_path: Path) -> None:
         model.embeddings.token_type.weight.normal_()
     model.save_pretrained(tmp_path / "base", tokenizer=tokenizer)
     request = DataRequest(train=str(tmp_path / "pairs.jsonl"), text_column="a", pair_column="b")
-    report = finetune(tmp_path / "base", request, FAST, tmp_path / "out").report
+    report = finetune(FinetuningRequest(tmp_path / "base", request, FAST, tmp_path / "out")).report
     assert report.kept is not None
     assert report.kept.scores[0]["accuracy"] > 0.9
     assert predicted(tmp_path / "out", ["lovely", "awful"], ["awful", "lovely"]).argmax(1).tolist() == [1, 0]
@@ -215,7 +159,9 @@ def test_mnli_is_judged_on_both_validation_sets(checkpoint: Path, tmp_path: Path
         ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = FinetuningSettings(epochs=1, device="cpu")
-    report = finetune(checkpoint, DataRequest(task="mnli", data=tmp_path), settings, tmp_path / "out").report
+    report = finetune(
+        FinetuningRequest(checkpoint, DataRequest(task="mnli", data=tmp_path), settings, tmp_path / "out")
+    ).report
     assert report.kept is not None
     assert list(report.figures(report.kept.scores)) == ["accuracy matched", "accuracy mismatched"]
     assert report.kept.headline == pytest.approx(np.mean([s["accuracy"] for s in report.kept.scores]))
@@ -226,7 +172,7 @@ def test_mnli_is_judged_on_both_validation_sets(checkpoint: Path, tmp_path: Path
 def test_a_classifier_of_the_same_classes_keeps_its_head_in_any_order(
     checkpoint: Path, rows: DataRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finetune(checkpoint, rows, FAST, tmp_path / "first")
+    finetune(FinetuningRequest(checkpoint, rows, FAST, tmp_path / "first"))
     model = UltraFastBertForSequenceClassification.from_pretrained(tmp_path / "first")
     scores = model.classifier.scores
     with torch.no_grad():  # the same function with its classes numbered the other way round
@@ -235,7 +181,7 @@ def test_a_classifier_of_the_same_classes_keeps_its_head_in_any_order(
     model.config = model.config.replace(id2label={0: "pos", 1: "neg"})
     model.save_pretrained(tmp_path / "flipped", tokenizer=load_tokenizer(tmp_path / "first"))
     settings = FinetuningSettings(epochs=1, learning_rate=0.0, device="cpu", precision="float32")
-    report = finetune(tmp_path / "flipped", rows, settings, tmp_path / "second").report
+    report = finetune(FinetuningRequest(tmp_path / "flipped", rows, settings, tmp_path / "second")).report
     assert report.kept is not None
     assert report.kept.scores[0]["accuracy"] > 0.9
     assert "goes on with the checkpoint's head for 2 classes" in capsys.readouterr().err
@@ -243,128 +189,19 @@ def test_a_classifier_of_the_same_classes_keeps_its_head_in_any_order(
     assert all(torch.equal(old[name], new[name]) for name in old)
 
     other = DataRequest(train=str(write_csv(tmp_path / "other.csv", 40, 1, ("down", "up"))))
-    finetune(tmp_path / "first", other, settings, tmp_path / "third")
+    finetune(FinetuningRequest(tmp_path / "first", other, settings, tmp_path / "third"))
     assert "new head for 2 classes: the checkpoint's is for neg, pos, not down, up" in capsys.readouterr().err
     assert not torch.equal(weights(tmp_path / "third")["classifier.dense.weight"], old["classifier.dense.weight"])
     first = FinetuningSettings(epochs=1, pooling="first", device="cpu")
-    finetune(tmp_path / "first", rows, first, tmp_path / "fourth")
+    finetune(FinetuningRequest(tmp_path / "first", rows, first, tmp_path / "fourth"))
     assert "new head for 2 classes: the checkpoint's reads the mean, not the first token" in capsys.readouterr().err
     assert read_config(tmp_path / "fourth").classifier_pooling == "first"
-
-
-def test_a_score_that_is_no_better_than_the_baseline_is_said_to_be(
-    checkpoint: Path, rows: DataRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = FinetuningSettings(epochs=1, learning_rate=0.0, device="cpu")
-    finetune(checkpoint, rows, settings, tmp_path / "out")
-    assert capsys.readouterr().err.endswith("; no better than the most frequent class\n")
-
-
-def test_settings_reach_the_saved_model(checkpoint: Path, rows: DataRequest, tmp_path: Path) -> None:
-    settings = FinetuningSettings(epochs=1, dropout=0.3, pooling="first", device="cpu", keep="last")
-    finetune(checkpoint, rows, settings, tmp_path / "out")
-    config = read_config(tmp_path / "out")
-    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == config.classifier_dropout == 0.3
-    assert config.classifier_pooling == "first"
-    assert config.architectures == ("UltraFastBertForSequenceClassification",)
-    assert config.provenance["finetuning"] == {"task": "train", "from": str(checkpoint), "epoch": 1}
-
-
-def test_the_best_epoch_is_kept_or_the_last(
-    checkpoint: Path, rows: DataRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures = [0.5, 0.9, 0.7]
-    for keep, expected in (("best", 2), ("last", 3)):
-        left = iter([*figures, 0.0])  # the last for the baseline
-        monkeypatch.setattr("ufbert.finetuning.tasks.Measure.headline", lambda self, scores, left=left: next(left))
-        settings = FinetuningSettings(epochs=3, device="cpu", keep=keep)
-        result = finetune(checkpoint, rows, settings, tmp_path / keep)
-        assert result.report.kept is not None
-        assert result.report.kept.epoch == expected
-        assert read_config(result.folder).provenance["finetuning"]["epoch"] == expected
-        assert len([r for r in result.report.records if r["event"] == "epoch"]) == 3
-        assert result.report.metrics_lines() == (result.folder / "metrics.jsonl").read_text()
-
-
-def test_equal_figures_are_ranked_by_loss_and_undefined_ones_come_last() -> None:
-    def epoch(number: int, headline: float, loss: float) -> EpochReport:
-        return EpochReport(number, 0.0, loss, (), headline, 0.0)
-
-    assert epoch(2, 0.8, 0.9).better_than(epoch(1, 0.7, 0.1))
-    assert epoch(2, 0.8, 0.4).better_than(epoch(1, 0.8, 0.5))
-    assert not epoch(2, 0.8, 0.5).better_than(epoch(1, 0.8, 0.5))
-    assert epoch(2, 0.0, 0.5).better_than(epoch(1, math.nan, 0.1))
-    assert not epoch(2, math.nan, 0.1).better_than(epoch(1, -0.5, 0.5))
-
-
-@pytest.mark.parametrize(("at", "saved"), [(7, "the weights at step 7, before any validation"), (20, "epoch 1")])
-def test_ctrl_c_saves_what_there_is(
-    checkpoint: Path,
-    rows: DataRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    at: int,
-    saved: str,
-) -> None:
-    def step(self: FinetuningDisplay, epoch: int, step: int, loss: float, speed: float) -> None:
-        if step == at:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(FinetuningDisplay, "step", step)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(checkpoint, rows, FAST, tmp_path / "out")
-    assert f"interrupted at step {at} of 60; saved to {tmp_path / 'out'}: {saved}" in capsys.readouterr().err
-    assert weights(tmp_path / "out")
-    assert saved in (tmp_path / "out/README.md").read_text()
-    last = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[-1])
-    assert last == {"event": "interrupted", "step": at}
-
-
-def test_ctrl_c_before_the_first_step_saves_nothing(
-    checkpoint: Path, rows: DataRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ufbert.finetuning.epochs.training_batches", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(checkpoint, rows, FAST, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_full_disk_leaves_the_epoch_before(
-    checkpoint: Path, rows: DataRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, calls = UltraFastBertForSequenceClassification.write, []
-
-    def fill(self: UltraFastBertForSequenceClassification, folder: Path, **options: Any) -> None:
-        calls.append(folder)
-        write(self, folder, **options)
-        if len(calls) > 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(UltraFastBertForSequenceClassification, "write", fill)
-    settings = FinetuningSettings(epochs=3, device="cpu", keep="last")
-    with pytest.raises(OutputError, match="out: no space left on the disk"):
-        finetune(checkpoint, rows, settings, tmp_path / "out")
-    assert read_config(tmp_path / "out").provenance["finetuning"]["epoch"] == 1
-    assert weights(tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "train.csv", "validation.csv"]
-
-
-def test_a_diverging_loss_is_one_line(checkpoint: Path, rows: DataRequest, tmp_path: Path) -> None:
-    settings = FinetuningSettings(epochs=1, learning_rate=1e30, device="cpu", precision="float32", warmup_fraction=0.0)
-    with pytest.raises(
-        ConfigError, match=r"the training loss became (nan|inf) at step \d+ of 15; lower finetuning.lear"
-    ):
-        finetune(checkpoint, rows, settings, tmp_path / "out")
 
 
 def test_checkpoints_that_will_not_do(checkpoint: Path, rows: DataRequest, tmp_path: Path) -> None:
     def error_of(source: Path, **options: Any) -> str:
         with pytest.raises(CheckpointError) as caught:
-            finetune(source, rows, FAST, tmp_path / "out", **options)
+            finetune(FinetuningRequest(source, rows, FAST, tmp_path / "out", **options))
         assert not (tmp_path / "out").exists()
         return str(caught.value)
 
@@ -385,7 +222,9 @@ def test_a_base_encoder_and_a_tokenizer_from_elsewhere(checkpoint: Path, rows: D
     vocab_size = load_tokenizer(checkpoint).get_vocab_size()
     UltraFastBertModel(tiny(vocab_size)).save_pretrained(tmp_path / "base")
     settings = FinetuningSettings(epochs=1, device="cpu")
-    finetune(tmp_path / "base", rows, settings, tmp_path / "out", tokenizer=checkpoint / "tokenizer.json")
+    finetune(
+        FinetuningRequest(tmp_path / "base", rows, settings, tmp_path / "out", tokenizer=checkpoint / "tokenizer.json")
+    )
     assert (tmp_path / "out/tokenizer.json").is_file()
     assert weights(tmp_path / "out")
 
@@ -393,50 +232,8 @@ def test_a_base_encoder_and_a_tokenizer_from_elsewhere(checkpoint: Path, rows: D
 def test_long_rows_are_cut_and_counted(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.csv").write_text(f"text,label\n{'film ' * 500},a\nfilm,b\n,a\nfilm,b\n", encoding="utf-8")
     request = DataRequest(train=str(tmp_path / "a.csv"), validation=str(tmp_path / "a.csv"))
-    finetune(checkpoint, request, FinetuningSettings(epochs=1, device="cpu"), tmp_path / "out")
+    finetune(FinetuningRequest(checkpoint, request, FinetuningSettings(epochs=1, device="cpu"), tmp_path / "out"))
     assert "note: 2 of 8 rows are cut to 24 tokens (the model's limit)" in capsys.readouterr().err
     settings = FinetuningSettings(epochs=1, device="cpu", max_length=10)
-    finetune(checkpoint, request, settings, tmp_path / "out2")
+    finetune(FinetuningRequest(checkpoint, request, settings, tmp_path / "out2"))
     assert "note: 2 of 8 rows are cut to 10 tokens (finetuning.max_length)" in capsys.readouterr().err
-
-
-def test_the_default_folder_is_the_next_free_one(
-    checkpoint: Path, rows: DataRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    settings = FinetuningSettings(epochs=1, device="cpu")
-    folders = [finetune(checkpoint, rows, settings).folder for _ in range(2)]
-    assert folders == [Path("runs/finetune-train"), Path("runs/finetune-train-2")]
-
-
-def test_the_learning_rate_warms_up_and_decays() -> None:
-    def shares(**changes: Any) -> list[float]:
-        settings = FinetuningSettings(**changes)
-        return [learning_rate_share(settings, step, 20) for step in range(20)]
-
-    cosine = shares()
-    assert cosine[:3] == [0.5, 1.0, 1.0]
-    assert cosine[11] == pytest.approx(0.5)
-    assert cosine[1:] == sorted(cosine[1:], reverse=True)
-    assert 0 < cosine[19] < 0.01
-    assert shares(schedule="linear", warmup_fraction=0.5)[9:12] == pytest.approx([1.0, 1.0, 0.9])
-    assert shares(schedule="constant", warmup_fraction=0.0) == [1.0] * 20
-
-
-def test_batches_hold_every_row_once_with_little_padding() -> None:
-    texts = ["film " * length for length in np.random.default_rng(0).integers(1, 60, 500)]
-    tokenizer = train_tokenizer(["the film"] * 20, 50, min_frequency=1)
-    sequences = encode_sequences(tokenizer, texts, None, 64, 0)
-    batches = list(training_batches(sequences, 16, np.random.default_rng(0)))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(500))
-    assert [len(b) for b in batches].count(16) == 31
-    padded = sum(len(b) * sequences.lengths[b].max() for b in batches)
-    assert padded < 1.1 * sequences.lengths.sum()
-    widest = [int(sequences.lengths[b].max()) for b in batches]
-    assert widest != sorted(widest)
-    other = list(training_batches(sequences, 16, np.random.default_rng(1)))
-    assert any(a.tolist() != b.tolist() for a, b in zip(batches, other, strict=True))
-    batch = sequences.batch([0, 1], 7, True)
-    shorter = int(np.argmin(sequences.lengths[:2]))
-    assert (batch["input_ids"][shorter, sequences.lengths[shorter] :] == 7).all()
-    assert batch["attention_mask"].sum(1).tolist() == sequences.lengths[:2].tolist()

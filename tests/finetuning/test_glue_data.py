@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ufbert.errors import DataError
-from ufbert.finetuning.classification_data import DataRequest, TaskData, load_task_data
+from ufbert.finetuning.classification_data import load_task_data
+from ufbert.finetuning.request import DataRequest
+from ufbert.finetuning.task_data import TaskData
 from ufbert.finetuning.tasks import GLUE
 
 

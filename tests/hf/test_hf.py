@@ -18,7 +18,7 @@ import ufbert
 from ufbert import Pipeline, UltraFastBertConfig
 from ufbert.checkpoint.sentence_transformers import read_embedding_facts, write_embedding_facts
 from ufbert.checkpoint.tokenizer import load_tokenizer
-from ufbert.conversion import convert_checkpoint, load_source
+from ufbert.conversion import ConversionRequest, convert_checkpoint, load_checkpoint
 from ufbert.errors import ConfigError, DataError
 from ufbert.model.pretrained import read_config
 
@@ -321,8 +321,8 @@ def test_a_converted_model_embeds_like_its_original(
         (tmp_path / "original" / name).write_text((tiny_checkpoints["encoder"] / name).read_text())
     facts = {"pooling": pooling, "normalize": normalize, "max_seq_length": 8}
     write_embedding_facts(facts, 32, tmp_path / "original")
-    convert_checkpoint(tmp_path / "original", tmp_path / "ours")
-    convert_checkpoint(tmp_path / "ours", tmp_path / "dense", to="dense")
+    convert_checkpoint(ConversionRequest(tmp_path / "original", tmp_path / "ours"))
+    convert_checkpoint(ConversionRequest(tmp_path / "ours", tmp_path / "dense", to="dense"))
     wanted = embeddings_of(tmp_path / "original").encode(TEXTS)
     assert np.allclose(np.linalg.norm(wanted, axis=1), 1, atol=1e-5) == normalize
     got = embeddings_of(tmp_path / "ours")
@@ -341,7 +341,7 @@ def test_what_sentence_transformers_saves_we_embed_alike(tiny_checkpoints: dict[
     expected = first.encode(TEXTS)
     got = np.stack(Pipeline(tmp_path / "model", precision="float32")(TEXTS))  # type: ignore[arg-type]
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    convert_checkpoint(tmp_path / "model", tmp_path / "copy")
+    convert_checkpoint(ConversionRequest(tmp_path / "model", tmp_path / "copy"))
     np.testing.assert_allclose(embeddings_of(tmp_path / "copy").encode(TEXTS), expected, atol=1e-5)
 
 
@@ -351,12 +351,12 @@ def test_a_module_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
     )
     transformers.BertModel(config).save_pretrained(tmp_path)
     write_embedding_facts({"pooling": "mean"}, 32, tmp_path)
-    assert not any("modules.json" in note for note in load_source(tmp_path).notes)
+    assert not any("modules.json" in note for note in load_checkpoint(tmp_path).notes)
     modules = json.loads((tmp_path / "modules.json").read_text())
     modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     note = "left behind, so that embeddings are not the original's: Dense of modules.json"
-    assert note in load_source(tmp_path).notes
+    assert note in load_checkpoint(tmp_path).notes
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken", "cls+mean", "weightedmean"])

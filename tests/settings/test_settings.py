@@ -111,6 +111,22 @@ def test_an_end_clears_those_of_lower_levels(lower: str, higher: str, end: tuple
     assert (training.steps, training.tokens, training.budget) == end
 
 
+@pytest.mark.parametrize(
+    ("lower", "higher", "end"),
+    [
+        ("minutes = 3", "steps = 5", (0.0, 5)),
+        ("steps = 5", "minutes = 0.5", (0.5, 0)),
+        ("steps = 5", "batch_size = 8", (0.0, 5)),
+        ("seed = 1", "steps = 0", (10.0, 0)),
+    ],
+)
+def test_minutes_and_steps_of_a_distillation_clear_each_other(lower: str, higher: str, end: tuple[float, int]) -> None:
+    write("ufbert.toml", f"[distillation]\n{lower}\n")
+    distillation = load_settings(write("own.toml", f"[distillation]\n{higher}\n")).distillation
+    assert (distillation.minutes, distillation.steps) == end
+    assert distillation.seconds == (60 * end[0] or None)
+
+
 def test_an_option_clears_the_files_end_and_two_options_are_at_odds() -> None:
     config = write("own.toml", "[training]\nbudget = '2h'\n")
     assert load_settings(config, options={"training.tokens": 9}).training.budget == ""
@@ -139,6 +155,12 @@ def test_an_option_clears_the_files_end_and_two_options_are_at_odds() -> None:
         ("[model]\nhidden_size = 100\nnum_attention_heads = 3\n", "own.toml:3: num_attention_heads (3) must divide"),
         ("[model]\ndepth = 40\n", "own.toml:2: depth 40 means 1 x 2,199,023,255,551 neurons"),
         ("[data]\nsequence_length = 512\n", "own.toml:2: data.sequence_length (512) is above"),
+        (
+            "[distillation]\nminutes = 1\nsteps = 2\n",
+            "own.toml:2: distillation.minutes and distillation.steps both say",
+        ),
+        ("[distillation]\nsteps = -1\n", "own.toml:2: distillation.steps must be at least 0, not -1"),
+        ("[finetuning]\nseed = -1\n", "own.toml:2: finetuning.seed must be at least 0, not -1"),
         ("model.depth = '3'\n", "own.toml:1: model.depth must be a whole number"),
         ("[model]\ndepth = \n", "not valid TOML"),
     ],

@@ -8,12 +8,14 @@ Source: Belcak & Wattenhofer 2023, "Exponentially Faster Language Modelling", se
 from __future__ import annotations
 
 import math
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from ufbert.errors import ConfigError
 from ufbert.system.resources import physical_memory
+
+if TYPE_CHECKING:  # settings check shapes, and `--help` shows settings without waiting for NumPy
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["check_shape", "descend", "leaf_count", "node_count", "path_to", "visited_count"]
 
@@ -75,6 +77,8 @@ def descend(
     Shapes: x (tokens, H), w_in and w_out (P, N, H), b_in (P, N). Returns y (tokens, H), the logits met on
     the way (tokens, P, D + 1), and the leaf reached in each tree, as a node index (tokens, P).
     """
+    import numpy as np
+
     tokens, hidden = x.shape
     trees, nodes, _ = w_in.shape
     depth = nodes.bit_length() - 1

@@ -1,8 +1,16 @@
 """Checkpoints of other software read exactly, dense layers distilled into trees, and the way back out."""
 
-from ufbert.conversion.readers.source import FAMILIES, Source, load_source
+from ufbert.conversion.readers.checkpoint import FAMILIES, LoadedCheckpoint, load_checkpoint
 from ufbert.settings.distillation import DistillationSettings
 
-from .run import convert_checkpoint, distillation_wanted
+from .request import ConversionRequest
+from .run import convert_checkpoint
 
-__all__ = ["FAMILIES", "DistillationSettings", "Source", "convert_checkpoint", "distillation_wanted", "load_source"]
+__all__ = [
+    "FAMILIES",
+    "ConversionRequest",
+    "DistillationSettings",
+    "LoadedCheckpoint",
+    "convert_checkpoint",
+    "load_checkpoint",
+]

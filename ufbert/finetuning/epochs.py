@@ -19,29 +19,19 @@ from ufbert.system.atomic import write_folder
 from ufbert.system.devices import autocast, choose_precision
 from ufbert.text.batching import length_batches
 from ufbert.training.optimization import parameter_groups, set_learning_rate
+from ufbert.training.schedules import warm_up_then_decay
 
-from .classification_data import Split, TaskData
 from .model import LoadedModel, scale_output
 from .report import EpochReport, FinetuningDisplay, FinetuningReport
 from .sequence_batches import Sequences, encode_sequences, training_batches
+from .task_data import Split, TaskData
 from .tasks import baseline_prediction
 
-__all__ = ["FinetuningRun", "learning_rate_share"]
+__all__ = ["FinetuningRun"]
 
 EVALUATION_BATCH_SIZE = 64
 RECORDS_PER_EPOCH = 20
 METRICS_FILE = "metrics.jsonl"
-
-
-def learning_rate_share(settings: FinetuningSettings, step: int, total: int) -> float:
-    """The share of the peak learning rate at `step` (from 0) of `total`: linear warm-up, then the decay."""
-    warm_up = math.ceil(settings.warmup_fraction * total)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    if settings.schedule == "constant":
-        return 1.0
-    done = (step - warm_up) / max(1, total - warm_up)
-    return 0.5 * (1.0 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0 - done
 
 
 class FinetuningRun:
@@ -191,7 +181,10 @@ class FinetuningRun:
         self.model.train()
         batches = training_batches(self.train_sequences, settings.batch_size, generator)
         for step, rows in enumerate(batches, first + 1):
-            rate = settings.learning_rate * learning_rate_share(settings, step - 1, self.total_steps)
+            share = warm_up_then_decay(
+                step - 1, self.total_steps, warmup_fraction=settings.warmup_fraction, decay=settings.schedule
+            )
+            rate = settings.learning_rate * share
             set_learning_rate(optimizer, rate)
             batch = self.train_sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
             labels = self.labels[rows].to(self.device)

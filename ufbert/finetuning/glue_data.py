@@ -16,8 +16,8 @@ from ufbert.reporting import note
 from ufbert.text.files import file_format, read_rows
 from ufbert.text.hub import quiet_loading
 
-from .classification_data import TaskData, build_task_data
 from .labelled_rows import LabelledRows, read_labelled
+from .task_data import TaskData, build_task_data
 from .tasks import GlueTask
 
 __all__ = ["load_glue"]

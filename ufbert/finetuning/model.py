@@ -15,7 +15,7 @@ from ufbert.model.heads import ClassificationHead, UltraFastBertForSequenceClass
 from ufbert.model.pretrained import read_config
 from ufbert.settings.sections import FinetuningSettings
 
-from .classification_data import TaskData
+from .task_data import TaskData
 
 __all__ = ["LoadedModel", "load_model", "matching_tokenizer", "scale_output"]
 

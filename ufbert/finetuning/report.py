@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.table import Table
 
 from ufbert.model.card import model_card
 from ufbert.model.config import UltraFastBertConfig
-from ufbert.reporting import note, progress
-from ufbert.training.display import duration
+from ufbert.reporting import note
+from ufbert.training.display import ProgressDisplay, duration
 
-from .classification_data import TaskData
+from .task_data import TaskData
 from .tasks import Scores
 
 __all__ = ["EpochReport", "FinetuningDisplay", "FinetuningReport", "figure"]
@@ -181,34 +179,18 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class FinetuningDisplay:
+class FinetuningDisplay(ProgressDisplay):
     """The live line: epoch, loss, rows per second, time left; now and then a plain line off a terminal."""
 
     def __init__(self, total_steps: int, epochs: int) -> None:
-        self.bar = progress("{task.fields[state]}")
-        self.total, self.epochs = total_steps, epochs
-        self.task = self.bar.add_task("finetuning", total=total_steps, state="")
-        self.started = self.last_line = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
+        super().__init__("finetuning", total_steps, seconds=LINE_SECONDS)
+        self.epochs = epochs
 
     def step(self, epoch: int, step: int, loss: float, rows_per_second: float) -> None:
         """After optimiser step number `step` of the run, from 1."""
-        state = f"loss {loss:.4f}  {rows_per_second:,.0f} rows/s"
-        now = time.perf_counter()
-        if not self.bar.disable:
-            self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs}", state=state)
-        elif now - self.last_line > LINE_SECONDS and step < self.total:
-            left = (now - self.started) * (self.total - step) / step
-            note(f"epoch {epoch}/{self.epochs}  step {step:,}/{self.total:,}  {state}  {duration(left)} left")
-            self.last_line = now
+        if self.live or step < self.total:  # the last step's epoch is about to have its own line
+            state = f"loss {loss:.4f}  {rows_per_second:,.0f} rows/s"
+            self.show(f"epoch {epoch}/{self.epochs}", step, state, position=f"step {step:,}/{self.total:,}")
 
     def validating(self, epoch: int) -> None:
         """While the validation sets are run."""
@@ -223,4 +205,4 @@ class FinetuningDisplay:
             f"epoch {done.epoch}/{self.epochs}  train loss {done.train_loss:.4f}  validation loss "
             f"{done.validation_loss:.4f}  {figures}  {duration(done.seconds)}{saved}"
         )
-        self.last_line = time.perf_counter()
+        self.restart_clock()

@@ -17,16 +17,16 @@ import torch
 
 from ufbert.checkpoint.folder import locate_checkpoint
 from ufbert.model.pretrained import read_config
-from ufbert.settings.sections import FinetuningSettings
 from ufbert.system.atomic import check_new
 from ufbert.system.devices import choose_device
 
-from .classification_data import DataRequest, load_task_data
+from .classification_data import load_task_data
 from .epochs import FinetuningRun
 from .model import load_model, matching_tokenizer
 from .report import FinetuningReport
+from .request import DataRequest, FinetuningRequest
 
-__all__ = ["DataRequest", "FinetuningResult", "finetune"]
+__all__ = ["DataRequest", "FinetuningRequest", "FinetuningResult", "finetune"]
 
 
 @dataclass(frozen=True)
@@ -37,37 +37,28 @@ class FinetuningResult:
     report: FinetuningReport
 
 
-def finetune(
-    checkpoint: str | Path,
-    request: DataRequest,
-    settings: FinetuningSettings | None = None,
-    out: Path | None = None,
-    *,
-    tokenizer: Path | None = None,
-    command: str = "ufbert finetune",
-) -> FinetuningResult:
-    """Finetune `checkpoint` (folder or hub id) on what `request` names and save it to the folder `out`.
+def finetune(request: FinetuningRequest) -> FinetuningResult:
+    """Finetune what `request` names on what it names and save it to the folder `request.out`.
 
-    Without `out`, the folder is the first free one of `runs/finetune-NAME`, `runs/finetune-NAME-2`, ... It is
-    brought up to date after every epoch, whole each time: the kept weights, the tokenizer, the model card with
-    the figures, and metrics.jsonl. `command` stands in the card. The same seed gives the same model on a CPU.
+    The folder is brought up to date after every epoch, whole each time: the kept weights, the tokenizer, the
+    model card with the figures, and metrics.jsonl. The same seed gives the same model on a CPU.
 
     Ctrl-C saves what there is, says so and raises `KeyboardInterrupt` again. Raises `CheckpointError`,
     `DataError`, `OutputError` and `BackendError` before any work, and `ConfigError` if the loss diverges.
     """
-    settings = settings or FinetuningSettings()
-    out = _free_folder(request.name) if out is None else out
+    settings = request.settings
+    out = _free_folder(request.data.name) if request.out is None else request.out
     check_new(out, "finetuned model")
-    folder = locate_checkpoint(checkpoint)
+    folder = locate_checkpoint(request.checkpoint)
     config = read_config(folder)
-    tokens = matching_tokenizer(folder, tokenizer, config.vocab_size)
+    tokenizer = matching_tokenizer(folder, request.tokenizer, config.vocab_size)
     device = choose_device(settings.device)
-    data = load_task_data(request, settings.seed)
+    data = load_task_data(request.data, settings.seed)
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         loaded = load_model(folder, data, settings)
-        run = FinetuningRun(loaded, tokens, data, settings, device, out, str(checkpoint), command)
-        report = run.train()
+        source, command = str(request.checkpoint), request.command_line
+        report = FinetuningRun(loaded, tokenizer, data, settings, device, out, source, command).train()
     return FinetuningResult(out, report)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ufbert.text.batching import pooled_batches
 from ufbert.text.tokenization import encode_batch
 
 __all__ = ["Sequences", "encode_sequences", "training_batches"]
@@ -79,12 +80,8 @@ def training_batches(
     sequences: Sequences, batch_size: int, generator: np.random.Generator
 ) -> Iterator[npt.NDArray[np.int64]]:
     """The row numbers of an epoch's batches: all rows once, in random order, alike in length within a batch."""
-    lengths = sequences.lengths
     order = generator.permutation(len(sequences))
-    batches = []
-    for start in range(0, len(order), batch_size * BATCHES_SORTED_TOGETHER):
-        pool = order[start : start + batch_size * BATCHES_SORTED_TOGETHER]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    pools = pooled_batches(order, sequences.lengths, batch_size, BATCHES_SORTED_TOGETHER)
+    batches = [batch for pool in pools for batch in pool]
     for i in generator.permutation(len(batches)):
         yield batches[i]

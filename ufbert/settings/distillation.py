@@ -1,4 +1,4 @@
-"""What a distillation is told: sizes of the trees, text, and how long it may take."""
+"""How dense layers are distilled into trees: for how long, on how much text, at which rate."""
 
 from __future__ import annotations
 
@@ -6,57 +6,51 @@ from dataclasses import dataclass
 
 from ufbert.errors import ConfigError
 
-__all__ = ["DistillationSettings"]
+from .checks import at_least, one_of
 
-DEFAULT_MINUTES = 10.0
+__all__ = ["DistillationSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSettings:
-    """Raises `ConfigError`, in the options' names, for a value out of range."""
+    """The distillation recipe. Exactly one of `minutes` and `steps` says when it ends.
 
-    trees: int
-    """P of every layer."""
-    depth: int
-    """D of every layer."""
-    corpus: tuple[str, ...]
-    """Files, globs, folders, hub:NAME or `embedded`."""
-    text_column: str = "text"
-    """Column of the text where the files have columns."""
-    minutes: float | None = None
-    """Time for everything but reading the corpus and measuring; None with `steps`."""
-    steps: int | None = None
-    """Steps of every layer's regression and of the end-to-end training, in place of `minutes`."""
+    What is converted into what (the trees' number and depth, the corpus) is no setting: a file must not turn
+    an exact conversion into a training.
+    """
+
+    minutes: float = 10.0
+    """Time for everything but reading the corpus and measuring; 0 leaves the end to `steps`."""
+    steps: int = 0
+    """Steps of every layer's regression and of the end-to-end training; 0 leaves the end to `minutes`."""
     batch_size: int = 32
     """Texts of an end-to-end step."""
     learning_rate: float = 5e-4
     """Peak rate of the end-to-end training."""
+    text_column: str = "text"
+    """Column of the text where the corpus has columns."""
     max_texts: int = 100_000
     """Pieces of text to take from the corpus at most."""
-    seed: int = 0
-    """Seed of the order of texts and tokens."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
+    seed: int = 0
+    """Seed of the choice and order of texts and tokens."""
 
     def __post_init__(self) -> None:
-        if self.trees < 1:
-            raise ConfigError(f"--trees must be at least 1, not {self.trees}")
-        if self.depth < 0:
-            raise ConfigError(f"--depth must be at least 0, not {self.depth}")
-        if self.minutes is not None and self.steps is not None:
-            raise ConfigError("give --minutes or --steps, not both")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ConfigError(f"--minutes must be above 0, not {self.minutes}")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"--steps must be at least 1, not {self.steps}")
-        if self.batch_size < 1:
-            raise ConfigError(f"--batch-size must be at least 1, not {self.batch_size}")
+        at_least("distillation.minutes", self.minutes, 0)
+        at_least("distillation.steps", self.steps, 0)
+        if bool(self.minutes) == bool(self.steps):
+            raise ConfigError(
+                f"exactly one of distillation.minutes ({self.minutes:g}) and distillation.steps ({self.steps}) "
+                "must be set"
+            )
+        at_least("distillation.batch_size", self.batch_size, 1)
         if not self.learning_rate > 0:
-            raise ConfigError(f"--learning-rate must be above 0, not {self.learning_rate}")
-        if self.max_texts < 2:
-            raise ConfigError(f"--max-texts must be at least 2, not {self.max_texts}")
+            raise ConfigError(f"distillation.learning_rate must be above 0, not {self.learning_rate!r}")
+        at_least("distillation.max_texts", self.max_texts, 2)
+        one_of("distillation.device", self.device, ("auto", "cpu", "cuda"))
 
     @property
     def seconds(self) -> float | None:
         """The time budget; None if steps rule."""
-        return None if self.steps is not None else 60.0 * (self.minutes or DEFAULT_MINUTES)
+        return 60.0 * self.minutes if self.minutes else None

@@ -13,9 +13,15 @@ from typing import Any
 from ufbert.errors import ConfigError
 from ufbert.model.config import UltraFastBertConfig
 
+from .checks import at_least as _at_least
+from .checks import in_range as _in_range
+from .checks import one_of as _one_of
+from .distillation import DistillationSettings
+
 __all__ = [
     "ENDS",
     "DataSettings",
+    "DistillationSettings",
     "FinetuningSettings",
     "Settings",
     "TrainingSettings",
@@ -23,8 +29,11 @@ __all__ = [
     "small_model",
 ]
 
-ENDS: dict[str, Any] = {"steps": 0, "tokens": 0, "budget": ""}
-"""The settings of which exactly one says when pretraining ends, and their values for "not this one"."""
+ENDS: dict[str, dict[str, Any]] = {
+    "training": {"steps": 0, "tokens": 0, "budget": ""},
+    "distillation": {"minutes": 0.0, "steps": 0},
+}
+"""By section, the settings of which exactly one says when its training ends, and their values for "not this one"."""
 
 
 def small_model() -> UltraFastBertConfig:
@@ -205,6 +214,7 @@ class FinetuningSettings:
         _at_least("finetuning.gradient_clip", self.gradient_clip, 0)
         _at_least("finetuning.weight_decay", self.weight_decay, 0)
         _at_least("finetuning.max_length", self.max_length, 4)
+        _at_least("finetuning.seed", self.seed, 0)
         _in_range("finetuning.warmup_fraction", self.warmup_fraction, 0.0, 1.0)
         _in_range("finetuning.dropout", self.dropout, 0.0, 0.99)
         _one_of("finetuning.schedule", self.schedule, ("cosine", "linear", "constant"))
@@ -222,6 +232,7 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     finetuning: FinetuningSettings = field(default_factory=FinetuningSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
     def __post_init__(self) -> None:
         if self.data.sequence_length > self.model.max_position_embeddings:
@@ -237,18 +248,3 @@ def parse_duration(text: str, name: str = "duration") -> float:
     if not match or float(match[1]) <= 0:
         raise ConfigError(f"{name} must be a time such as 90s, 20m, 24h or 2d, not {text!r}")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ConfigError(f"{name} must be at least {least}, not {value!r}")
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} must lie between {low} and {high}, not {value!r}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

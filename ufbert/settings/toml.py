@@ -17,10 +17,20 @@ from typing import Any
 
 from ufbert.errors import ConfigError
 
-from .sections import ENDS, DataSettings, FinetuningSettings, Settings, TrainingSettings, parse_duration, small_model
+from .sections import (
+    ENDS,
+    DataSettings,
+    DistillationSettings,
+    FinetuningSettings,
+    Settings,
+    TrainingSettings,
+    parse_duration,
+    small_model,
+)
 
 __all__ = [
     "DataSettings",
+    "DistillationSettings",
     "FinetuningSettings",
     "Settings",
     "TrainingSettings",
@@ -52,7 +62,8 @@ def load_settings(
     option of the same name (`training.steps` is --steps); None stands for an option that was not given.
     With `base`, its values take the place of the defaults and of `./ufbert.toml`.
 
-    Setting one of training.steps, .tokens and .budget clears the others where they come from a lower level.
+    Setting one of training.steps, .tokens and .budget clears the others where they come from a lower level;
+    so do distillation.minutes and .steps.
     Raises `ConfigError` naming file and line (or the option) of anything unknown, of the wrong type, or out
     of range.
     """
@@ -143,18 +154,16 @@ class _Layers:
                     raise ConfigError(f"{where(key)}: unknown key {key}{_suggestion(name, hints)}")
                 self.values[section][name] = _typed(value, hints[name], f"{where(key)}: {key}")
                 self.origins[key] = where(key)
-            if section == "training":
-                self._settle_end({name for name in ENDS if values.get(name)}, where)
+            if section in ENDS:
+                self._settle_end(section, [name for name in ENDS[section] if values.get(name)], where)
 
-    def _settle_end(self, ends: set[str], where: Where) -> None:
+    def _settle_end(self, section: str, ends: list[str], where: Where) -> None:
+        """`ends` are the names of the ends that the layer sets; they clear those of lower layers."""
         if len(ends) > 1:
-            names = " and ".join(f"training.{name}" for name in ENDS if name in ends)
-            first = next(name for name in ENDS if name in ends)
-            raise ConfigError(f"{where(f'training.{first}')}: {names} both say when the run ends; set one of them")
+            names = " and ".join(f"{section}.{name}" for name in ends)
+            raise ConfigError(f"{where(f'{section}.{ends[0]}')}: {names} both say when the run ends; set one of them")
         if ends:
-            for name, nothing in ENDS.items():
-                if name not in ends:
-                    self.values["training"][name] = nothing
+            self.values[section] |= {name: nothing for name, nothing in ENDS[section].items() if name not in ends}
 
     def settings(self) -> Settings:
         """The dataclasses, whose own checks run here."""

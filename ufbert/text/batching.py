@@ -2,7 +2,9 @@
 
 windows(examples)            ->  lists of examples, the first ones small so that results come soon
 encode_window(window)        ->  the tokens of one window
-length_batches(lengths)      ->  row numbers, texts of like length together
+length_batches(lengths)      ->  row numbers, texts of like length together, the longest first
+sorted_batches(rows, ...)    ->  the same, the shortest first
+pooled_batches(order, ...)   ->  the same of one part of a random order after the other, to train on
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from tokenizers import Tokenizer
 from .long_texts import TextPart, encode_parts
 from .tokenization import EncodedBatch, encode_batch
 
-__all__ = ["Example", "Window", "encode_window", "length_batches", "windows"]
+__all__ = ["Example", "Window", "encode_window", "length_batches", "pooled_batches", "sorted_batches", "windows"]
 
 BATCHES_IN_WINDOW = 64
 # Of a window's text and of its padded token arrays; both are held about twice.
@@ -134,3 +136,23 @@ def length_batches(
         size = batch_size or max(1, batch_tokens // int(lengths[order[start]]))
         yield order[start : start + size]
         start += size
+
+
+def sorted_batches(
+    rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], batch_size: int
+) -> list[npt.NDArray[np.int64]]:
+    """`rows` by rising length, `batch_size` at a time; rows of equal length keep their order."""
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def pooled_batches(
+    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], batch_size: int, batches_in_pool: int
+) -> Iterator[list[npt.NDArray[np.int64]]]:
+    """Batches of rows of like length in an order that stays random: pool by pool, each sorted by itself.
+
+    `order` is a random order of row numbers; a pool is the next `batches_in_pool` batches' worth of it.
+    """
+    pool = batch_size * batches_in_pool
+    for start in range(0, len(order), pool):
+        yield sorted_batches(order[start : start + pool], lengths, batch_size)

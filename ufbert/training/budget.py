@@ -1,16 +1,14 @@
-"""How far a training is, by the clock or by steps, and the learning rate that goes with it."""
+"""How far a training is, by the clock or by steps."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-__all__ = ["Budget"]
-
-WARMUP = 0.1
+__all__ = ["TrainingBudget"]
 
 
-class Budget:
+class TrainingBudget:
     """Ends after so many seconds, or so many steps, or when `stopped` says so."""
 
     def __init__(
@@ -34,8 +32,3 @@ class Budget:
         # One step is always done, however short the time.
         used = (time.monotonic() - self._begin) / self._seconds if self.steps_done else 0.0
         return min(1.0, used)
-
-    @staticmethod
-    def triangle(done: float) -> float:
-        """Share of the peak rate: up over the first tenth, then down to 0."""
-        return max(0.01, min(done / WARMUP, (1.0 - done) / (1.0 - WARMUP)))

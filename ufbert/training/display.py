@@ -1,4 +1,4 @@
-"""What a person sees of a pretraining run: a live line on a terminal, milestones elsewhere."""
+"""What a person sees of a training: a live line on a terminal, milestones elsewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Self
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
 
-from ufbert.reporting import console, note
+from ufbert.reporting import console, note, progress
 
-__all__ = ["TrainingDisplay", "duration"]
+__all__ = ["ProgressDisplay", "TrainingDisplay", "duration"]
 
 RECENT_STEPS = 20
 MILESTONE = 0.1
@@ -80,6 +80,45 @@ class TrainingDisplay:
             note(f"{100 * work:3.0f} %  {'  '.join(parts)}")
             self.next_milestone = (math.floor(work / MILESTONE + 1e-9) + 1) * MILESTONE
             self.last_line = time.perf_counter()
+
+
+class ProgressDisplay:
+    """A finetuning's or distillation's live bar; off a terminal a line whenever one is due, with the time left."""
+
+    def __init__(self, description: str, total: float, *, share: float = math.inf, seconds: float = math.inf) -> None:
+        """A line is due when `share` of the `total` work, or so many seconds, have gone since the last one."""
+        self.bar = progress("{task.fields[state]}")
+        self.live = not self.bar.disable
+        self.task = self.bar.add_task(description, total=total, state="")
+        self.total, self.share, self.seconds = total, share, seconds
+        self.started = self.last_line = time.perf_counter()
+        self.next_milestone = share
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def show(self, description: str, done: float, state: str = "", *, position: str = "") -> None:
+        """`done` of the total work is done; `state` are the figures, `position` is added to a plain line."""
+        if self.live:
+            self.bar.update(self.task, completed=done, description=description, state=state)
+            return
+        now = time.perf_counter()
+        work = done / self.total
+        if work + 1e-9 >= self.next_milestone or now - self.last_line > self.seconds:
+            left = (now - self.started) * (1.0 - work) / max(1e-9, work)
+            note("  ".join(part for part in (description, position, state, f"{duration(left)} left") if part))
+            self.next_milestone = (math.floor(work / self.share + 1e-9) + 1) * self.share
+            self.last_line = now
+
+    def restart_clock(self) -> None:
+        """The next line is due so many seconds from now; for a caller that has just said how it stands."""
+        self.last_line = time.perf_counter()
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.system.devices import autocast
-from ufbert.training.budget import Budget
+from ufbert.training.budget import TrainingBudget
+from ufbert.training.optimization import set_learning_rate
+from ufbert.training.schedules import one_cycle
 
 from .layer_inputs import record_hidden_states
 from .texts import Batch
@@ -36,7 +38,7 @@ def train_end_to_end(
     batches: Iterator[Batch],
     *,
     learning_rate: float,
-    budget: Budget,
+    budget: TrainingBudget,
     precision: torch.dtype,
     pooling: str,
     report: Callable[[StepReport], None],
@@ -64,8 +66,7 @@ def train_end_to_end(
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, CLIP)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * budget.triangle(done)
+            set_learning_rate(optimizer, learning_rate * one_cycle(done))
             optimizer.step()
             budget.count()
             report(StepReport(float(hidden.detach()), float(embedding.detach())))

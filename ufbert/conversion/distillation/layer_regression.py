@@ -16,7 +16,9 @@ import torch
 from ufbert.model.encoder import Layer
 from ufbert.model.fff import FFF
 from ufbert.system.devices import autocast
-from ufbert.training.budget import Budget
+from ufbert.training.budget import TrainingBudget
+from ufbert.training.optimization import set_learning_rate
+from ufbert.training.schedules import one_cycle
 
 from .layer_inputs import LayerSample
 
@@ -33,7 +35,7 @@ def train_layer(
     teacher: Layer,
     sample: LayerSample,
     *,
-    budget: Budget,
+    budget: TrainingBudget,
     precision: torch.dtype,
     generator: torch.Generator,
     report: Callable[[float], None],
@@ -44,8 +46,7 @@ def train_layer(
     first = slice(0, 8192)
     scale = _error(teacher, sample.x[first], sample.y[first].float().mean(0), sample.y[first])
     while (done := budget.fraction()) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * budget.triangle(done)
+        set_learning_rate(optimizer, PEAK_RATE * one_cycle(done))
         chosen = torch.randint(len(sample.x), (TOKENS,), generator=generator).to(device)
         x, y = sample.x[chosen].float(), sample.y[chosen].float()
         with autocast(device, precision):

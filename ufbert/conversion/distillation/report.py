@@ -39,6 +39,8 @@ class Measurement:
     """Held-out figures of the whole encoder, run on its own from the text on."""
 
     texts: int
+    held_out_from: str
+    """`other documents` than those trained on, or `the same documents`."""
     student_cosine: float
     """Mean cosine between the student's and the teacher's embeddings of a text."""
     control_cosine: float
@@ -49,7 +51,9 @@ class Measurement:
     def figures(self) -> dict[str, str]:
         """For the model card."""
         return {
-            f"mean cosine to the original's embeddings, {self.texts} held-out texts": f"{self.student_cosine:.4f}",
+            f"mean cosine to the original's embeddings, {self.texts} held-out texts from {self.held_out_from}": (
+                f"{self.student_cosine:.4f}"
+            ),
             "the same with feedforward layers that put out only their mean": f"{self.control_cosine:.4f}",
         }
 
@@ -61,6 +65,7 @@ def measure(
     means: Sequence[torch.Tensor],
     batches: Iterable[Batch],
     pooling: str,
+    held_out_from: str,
 ) -> Measurement:
     """Run teacher, student and control over held-out text in float32. `means` (H,) are the control's outputs."""
     layers = len(teacher.layers) + (teacher.final_norm is not None)
@@ -91,7 +96,12 @@ def measure(
         for name, values in squares.items()
     }
     return Measurement(
-        texts, cosines["student"] / texts, cosines["control"] / texts, errors["student"], errors["control"]
+        texts,
+        held_out_from,
+        cosines["student"] / texts,
+        cosines["control"] / texts,
+        errors["student"],
+        errors["control"],
     )
 
 
@@ -121,7 +131,7 @@ def _mean_outputs(encoder: UltraFastBertModel, means: Sequence[torch.Tensor]) ->
 
 def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraFastBertConfig) -> None:
     """The closing table on stderr."""
-    table = Table(title=f"Measured on {measurement.texts} held-out pieces of text")
+    table = Table(title=f"Measured on {measurement.texts} held-out pieces of text from {measurement.held_out_from}")
     table.add_column("")
     for head in ("initialised", "regressed", "trained", "control"):
         table.add_column(head, justify="right")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ufbert.cmm.tree import check_shape
-from ufbert.conversion.readers.source import Source, encoder_of
+from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, encoder_of
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.model.encoder import DenseFeedforward, Layer, UltraFastBertModel
 from ufbert.model.pretrained import PretrainedModel
-from ufbert.reporting import note, progress
+from ufbert.reporting import note
 from ufbert.settings.distillation import DistillationSettings
 from ufbert.system.devices import choose_device, choose_precision
 from ufbert.system.interruption import Interruption
-from ufbert.training.budget import Budget
+from ufbert.training.budget import TrainingBudget
+from ufbert.training.display import ProgressDisplay
 
 from .end_to_end import StepReport, train_end_to_end
 from .layer_inputs import LayerSample, collect_layer_samples
@@ -26,7 +30,7 @@ from .straight_through import StraightThroughFFF
 from .texts import MAXIMUM_LENGTH, Batcher, read_distillation_texts
 from .tree_initialization import initialize_trees
 
-__all__ = ["distil"]
+__all__ = ["Distilled", "distil"]
 
 # Share of the time for the regression of the single layers: more brings them little. A layer of
 # all-MiniLM-L6-v2 went from 0.597 to 0.541 in 150 steps, to 0.530 in 600 and to 0.528 in 1,500.
@@ -37,34 +41,51 @@ LEAST_SHARE = 0.5
 SAMPLE_TOKENS = 100_000
 SAMPLE_BYTES = 2 << 30
 HELD_OUT_TOKENS = 16_000
+MILESTONE = 0.1  # share of the end-to-end training after which a line says how it stands
 BATCH_TEXTS = 32  # where nothing is trained
 STOPPING = "Ending the training here; the student is measured and written. Once more stops at once, without it."
 
 
-def distil(source: Source, settings: DistillationSettings) -> dict[str, str]:
-    """Replace `source.model` by its student, showing progress; returns the measured figures for the model card.
+@dataclass(frozen=True)
+class Distilled:
+    """A model with trees in place of its dense layers, in evaluation mode on the CPU."""
+
+    model: PretrainedModel
+    figures: dict[str, str]
+    """Measured quantity -> value, for the model card."""
+
+
+def distil(
+    loaded: LoadedCheckpoint, trees: int, depth: int, corpus: Sequence[str], settings: DistillationSettings
+) -> Distilled:
+    """A student of `loaded` with `trees` of `depth` in every layer, trained on `corpus`; shows its progress.
 
     Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for trees that
     cannot be, `DataError` for a corpus that cannot be used. The first Ctrl-C ends the training early.
     """
-    check_distillable(source, settings)
-    assert source.tokenizer is not None
-    config = source.model.config
+    check_distillable(loaded, trees, depth)
+    assert loaded.tokenizer is not None
+    config = loaded.model.config
     device = choose_device(settings.device)
     precision = choose_precision("auto", device)
     torch.manual_seed(settings.seed)
-    texts = read_distillation_texts(settings)
+    texts = read_distillation_texts(corpus, settings)
     maximum = min(MAXIMUM_LENGTH, config.max_position_embeddings)
-    batcher = Batcher(source.tokenizer, maximum, config.type_vocab_size > 0, device)
+    batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device)
     begin = time.monotonic()
     note(
         f"Distilling {config.num_hidden_layers} dense layers of {config.intermediate_size:,} neurons into "
-        f"{settings.trees} trees of depth {settings.depth}, on {len(texts.train):,} pieces of text "
-        f"({len(texts.held_out):,} more held out)."
+        f"{trees} trees of depth {depth}, on {len(texts.train):,} pieces of text "
+        f"({len(texts.held_out):,} more held out, from {texts.held_out_from})."
     )
-    teacher = encoder_of(source.model.to(device).requires_grad_(False))
-    model = new_student(source.model, settings)
-    student = encoder_of(model)
+    if not texts.documents_apart:
+        note(
+            "note: too few documents to hold whole ones out, so what is measured is other text of the documents "
+            "trained on; give a --corpus of more documents for figures on unseen ones"
+        )
+    original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
+    model = new_student(original, trees, depth)
+    teacher, student = encoder_of(original), encoder_of(model)
     pooling = "cls" if config.provenance.get("pooling") == "cls" else "mean"
     with Interruption(STOPPING) as interruption:
         size = 4 * config.hidden_size * max(config.num_hidden_layers, 1)
@@ -77,33 +98,38 @@ def distil(source: Source, settings: DistillationSettings) -> dict[str, str]:
         seconds = settings.seconds
         if seconds is not None:
             seconds = max(LEAST_SHARE * seconds, seconds - (time.monotonic() - begin))
-        budget = Budget(seconds=seconds, steps=settings.steps, stopped=lambda: interruption.requested)
+        budget = new_budget(seconds, settings, interruption)
         train_together(teacher, student, batcher, texts.train, settings, precision, pooling, budget)
-    measurement = measure(teacher, student, means, batcher.ordered(texts.held_out, BATCH_TEXTS), pooling)
+    held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)
+    measurement = measure(teacher, student, means, held_out_batches, pooling, texts.held_out_from)
     show(measurement, errors, model.config)
-    source.model = finished(model)
-    return measurement.figures()
+    return Distilled(finished(model), measurement.figures())
 
 
-def check_distillable(source: Source, settings: DistillationSettings) -> None:
+def check_distillable(loaded: LoadedCheckpoint, trees: int, depth: int) -> None:
     """Raise unless trees of that shape can be made of this model."""
-    config = source.model.config
+    config = loaded.model.config
     if config.feedforward != "dense":
         raise CheckpointError(
-            f"{source.name}: its feedforward layers are trees already ({config.trees} of depth {config.depth}); "
+            f"{loaded.name}: its feedforward layers are trees already ({config.trees} of depth {config.depth}); "
             "only dense layers can be distilled into trees: convert it without --trees and --depth"
         )
     try:
-        check_shape(config.hidden_size, settings.trees, settings.depth)
+        check_shape(config.hidden_size, trees, depth)
     except ConfigError as error:
-        raise ConfigError(f"--trees {settings.trees} --depth {settings.depth}: {error}") from error
-    if source.tokenizer is None:
-        raise CheckpointError(f"{source.name}: has no tokenizer, and distilling on text needs the model's own")
+        raise ConfigError(f"--trees {trees} --depth {depth}: {error}") from error
+    if loaded.tokenizer is None:
+        raise CheckpointError(f"{loaded.name}: has no tokenizer, and distilling on text needs the model's own")
 
 
-def new_student(model: PretrainedModel, settings: DistillationSettings) -> PretrainedModel:
+def new_budget(seconds: float | None, settings: DistillationSettings, interruption: Interruption) -> TrainingBudget:
+    """Of one phase: so many seconds or the settings' steps, unless Ctrl-C comes first."""
+    return TrainingBudget(seconds=seconds, steps=settings.steps or None, stopped=lambda: interruption.requested)
+
+
+def new_student(model: PretrainedModel, trees: int, depth: int) -> PretrainedModel:
     """A copy of the model with trainable, still random trees in place of its dense layers."""
-    config = model.config.replace(feedforward="fff", trees=settings.trees, depth=settings.depth)
+    config = model.config.replace(feedforward="fff", trees=trees, depth=depth)
     student = type(model)(config).to(model.device)
     state = {
         k: v for k, v in model.state_dict().items() if ".feedforward." not in k and not k.startswith("feedforward.")
@@ -136,8 +162,11 @@ def train_layers(
     errors: list[LayerErrors] = []
     generator = torch.Generator().manual_seed(settings.seed)
     seconds = None if settings.seconds is None else LAYERS_SHARE * settings.seconds / max(len(train), 1)
-    with progress("loss {task.fields[loss]:.3f}") as bar:
-        task = bar.add_task("layers", total=len(train), loss=float("nan"))
+    with ProgressDisplay("layers", len(train)) as display:
+
+        def report(index: int, loss: float) -> None:
+            display.show("layers", index, f"loss {loss:.3f}")
+
         for index, sample in enumerate(train):
             theirs, ours = teacher.layers[index], student.layers[index].get_submodule("feedforward")
             assert isinstance(theirs, Layer)
@@ -146,7 +175,7 @@ def train_layers(
             mean = sample.y.float().mean(0)
             initialize_trees(ours, theirs.feedforward, teacher.config.hidden_act, sample.x, sample.y)
             initialized = relative_error(ours, theirs, held_out[index], mean)
-            budget = Budget(seconds=seconds, steps=settings.steps, stopped=lambda: interruption.requested)
+            budget = new_budget(seconds, settings, interruption)
             train_layer(
                 ours,
                 theirs,
@@ -154,10 +183,10 @@ def train_layers(
                 budget=budget,
                 precision=precision,
                 generator=generator,
-                report=lambda loss: bar.update(task, loss=loss),
+                report=partial(report, index),
             )
+            display.show("layers", index + 1)
             errors.append(LayerErrors(initialized, relative_error(ours, theirs, held_out[index], mean)))
-            bar.update(task, advance=1)
             note(
                 f"layer {index}: relative error {errors[-1].initialized:.3f} initialised, "
                 f"{errors[-1].regressed:.3f} after {budget.steps_done} steps"
@@ -173,26 +202,19 @@ def train_together(
     settings: DistillationSettings,
     precision: torch.dtype,
     pooling: str,
-    budget: Budget,
+    budget: TrainingBudget,
 ) -> None:
     """The end-to-end phase, with its progress."""
     average: dict[str, float] = {}
-    noted = 0
-    with progress("hidden {task.fields[hidden]:.3f}", "cosine {task.fields[cosine]:.4f}") as bar:
-        task = bar.add_task("end to end", total=1000, hidden=float("nan"), cosine=float("nan"))
+    with ProgressDisplay("end to end", 100, share=MILESTONE) as display:
 
         def report(step: StepReport) -> None:
-            nonlocal noted
             for name, value in (("hidden", step.hidden), ("cosine", 1 - step.embedding)):
                 average[name] = 0.95 * average.get(name, value) + 0.05 * value
             done = budget.fraction()
-            bar.update(task, completed=int(1000 * done), hidden=average["hidden"], cosine=average["cosine"])
-            if done * 10 >= noted + 1:
-                noted = int(done * 10)
-                note(
-                    f"end to end {done:4.0%}, step {budget.steps_done}: hidden-state error "
-                    f"{average['hidden'] ** 0.5:.3f}, cosine of embeddings {average['cosine']:.4f}"
-                )
+            error, cosine = average["hidden"] ** 0.5, average["cosine"]
+            state = f"hidden-state error {error:.3f}, cosine of embeddings {cosine:.4f}"
+            display.show("end to end", 100 * done, state, position=f"{done:.0%}, step {budget.steps_done}")
 
         train_end_to_end(
             student,

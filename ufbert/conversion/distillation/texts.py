@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
 from ufbert.errors import DataError
 from ufbert.settings.distillation import DistillationSettings
+from ufbert.text.batching import pooled_batches, sorted_batches
 from ufbert.text.corpus_sources import parse_corpus
 from ufbert.text.tokenization import encode_batch
 
@@ -27,16 +30,24 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORTEST = 12  # characters; shorter lines are headings and remains of tables
 HELD_OUT_TEXTS = 500
 HELD_OUT_SHARE = 0.05
+LEAST_HELD_OUT = 20  # texts, where a quarter of the corpus has so many
 MAXIMUM_LENGTH = 128  # tokens of a piece
-POOL = 16  # batches that are sorted by length together
+POOL = 16  # batches of texts that are sorted by length together
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Pieces to train on, in random order, and pieces of other documents to measure on."""
+    """Pieces to train on and pieces to measure on, both in random order."""
 
     train: list[str]
     held_out: list[str]
+    documents_apart: bool
+    """Whether no held-out piece is of a document that is trained on."""
+
+    @property
+    def held_out_from(self) -> str:
+        """Where the held-out pieces come from, for the reader of figures measured on them."""
+        return "other documents" if self.documents_apart else "the same documents"
 
 
 @dataclass(frozen=True)
@@ -48,31 +59,84 @@ class Batch:
     token_type_ids: torch.Tensor | None
 
 
-def read_distillation_texts(settings: DistillationSettings) -> Texts:
-    """Cut the corpus into pieces and hold some out. Raises `DataError` for a corpus without enough text."""
+def read_distillation_texts(corpus: Sequence[str], settings: DistillationSettings) -> Texts:
+    """Cut the corpus into pieces and hold some out: whole documents, unless there are too few of them.
+
+    Raises `DataError` for a corpus without enough text.
+    """
     draw = random.Random(settings.seed)
-    sources = parse_corpus(",".join(settings.corpus), settings.text_column, streaming=True)
-    train: list[str] = []
-    held_out: list[str] = []
-    held_out_most = min(HELD_OUT_TEXTS, max(1, settings.max_texts // 10))
-    for document in chain.from_iterable(source.documents() for source in sources):
-        # A document goes to one side whole, so that what is measured is text of another document.
-        held = draw.random() < HELD_OUT_SHARE and len(held_out) < held_out_most
-        (held_out if held else train).extend(cut(document, draw))
-        if len(train) >= settings.max_texts:
+    names = ", ".join(corpus)
+    sources = [source for part in corpus for source in parse_corpus(part, settings.text_column, streaming=True)]
+    texts = chain.from_iterable(source.documents() for source in sources)
+    most = min(HELD_OUT_TEXTS, max(1, settings.max_texts // 10))
+    documents, held_documents = _Documents(), _Documents()
+    for text in texts:
+        held = draw.random() < HELD_OUT_SHARE and held_documents.pieces < most
+        (held_documents if held else documents).add(cut(text, draw))
+        if documents.pieces >= settings.max_texts:
             break
-    names = ", ".join(settings.corpus)
-    if not train:
+    if documents.pieces < min(held_documents.pieces, settings.max_texts):  # chance has held out most of it
+        for document in held_documents.documents:
+            documents.add(document)
+        held_documents = _Documents()
+    if not documents.pieces:
         raise DataError(f"{names}: no text of at least {SHORTEST} characters to distil on; give another --corpus")
+    wanted = max(1, min(LEAST_HELD_OUT, most, min(documents.pieces, settings.max_texts) // 4))
+    while held_documents.pieces < wanted and (unread := next(texts, None)) is not None:
+        held_documents.add(cut(unread, draw))
+    if held_documents.pieces < wanted:
+        documents.give(held_documents, wanted - held_documents.pieces, draw)
+    train, held_out = documents.joined(), held_documents.joined()
     draw.shuffle(train)
     del train[settings.max_texts :]
-    if len(held_out) < min(20, len(train) // 4):  # few documents: hold out pieces of the same ones
-        share = min(held_out_most, max(1, len(train) // 10))
+    documents_apart = len(held_out) >= wanted
+    if not documents_apart:
+        share = min(most, max(1, len(train) // 10))
         held_out, train = held_out + train[:share], train[share:]
-    if not train or not held_out:
+    if not train:
         raise DataError(f"{names}: only one piece of text; some must be held out, so give a --corpus with more")
     draw.shuffle(held_out)
-    return Texts(train, held_out[:held_out_most])
+    return Texts(train, held_out[:most], documents_apart)
+
+
+class _Documents:
+    """Documents as lists of their pieces."""
+
+    def __init__(self) -> None:
+        self.documents: list[list[str]] = []
+        self.pieces = 0
+
+    def add(self, pieces: Iterable[str]) -> None:
+        """One document more, unless it has no piece."""
+        if document := list(pieces):
+            self.documents.append(document)
+            self.pieces += len(document)
+
+    def joined(self) -> list[str]:
+        """All pieces."""
+        return list(chain.from_iterable(self.documents))
+
+    def give(self, other: _Documents, wanted: int, draw: random.Random) -> None:
+        """Move documents of at least `wanted` pieces to `other`, if that leaves at least half of the pieces here.
+
+        Which ones is left to chance where it can be; else the shortest go.
+        """
+        order = list(range(len(self.documents)))
+        draw.shuffle(order)
+        for candidates in (order, sorted(order, key=lambda i: len(self.documents[i]))):
+            moved: list[int] = []
+            count = 0
+            while candidates and count < wanted:
+                moved.append(candidates.pop(0))
+                count += len(self.documents[moved[-1]])
+            while count - len(self.documents[moved[0]]) >= wanted:  # the last one may do alone
+                count -= len(self.documents[moved.pop(0)])
+            if wanted <= count <= self.pieces // 2:
+                for i in moved:
+                    other.add(self.documents[i])
+                self.documents = [document for i, document in enumerate(self.documents) if i not in moved]
+                self.pieces -= count
+                return
 
 
 def cut(document: str, draw: random.Random) -> Iterator[str]:
@@ -106,22 +170,19 @@ class Batcher:
 
     def ordered(self, texts: Sequence[str], size: int) -> Iterator[Batch]:
         """All texts once, the short ones first."""
-        ordered = sorted(texts, key=len)
-        for start in range(0, len(ordered), size):
-            yield self.encode(ordered[start : start + size])
+        for rows in sorted_batches(np.arange(len(texts)), _lengths(texts), size):
+            yield self.encode([texts[row] for row in rows])
 
     def endless(self, texts: Sequence[str], size: int, seed: int) -> Iterator[Batch]:
         """The texts again and again in another order each time, batches of about equally long ones."""
         draw = random.Random(seed)
-        order = list(texts)
+        lengths, order = _lengths(texts), list(range(len(texts)))
         while True:
             draw.shuffle(order)
-            for start in range(0, len(order), size * POOL):
-                pool = sorted(order[start : start + size * POOL], key=len)
-                groups = [pool[i : i + size] for i in range(0, len(pool), size)]
-                draw.shuffle(groups)
-                for group in groups:
-                    yield self.encode(group)
+            for batches in pooled_batches(np.array(order), lengths, size, POOL):
+                draw.shuffle(batches)
+                for rows in batches:
+                    yield self.encode([texts[row] for row in rows])
 
     def encode(self, texts: Sequence[str]) -> Batch:
         """Token ids with special tokens, cut and padded."""
@@ -131,3 +192,8 @@ class Batcher:
             torch.from_numpy(encoded.attention_mask).to(self.device),
             torch.from_numpy(encoded.token_type_ids).to(self.device) if self.token_types else None,
         )
+
+
+def _lengths(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Characters of each text, which tell well enough which ones are alike in tokens."""
+    return np.array([len(text) for text in texts], dtype=np.int64)

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from ufbert.checkpoint.sentence_transformers import write_embedding_facts
 from ufbert.checkpoint.tokenizer import save_tokenizer
-from ufbert.conversion.readers.source import encoder_of
+from ufbert.conversion.readers.checkpoint import encoder_of
 from ufbert.errors import CheckpointError
 from ufbert.model.attention import SelfAttention
 from ufbert.model.config import UltraFastBertConfig

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ufbert.conversion.readers.source import encoder_of
+from ufbert.conversion.readers.checkpoint import encoder_of
 from ufbert.errors import MissingExtraError
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.fff import FFF

@@ -1,1 +1,1 @@
-"""Readers of foreign checkpoints, one file a family, behind `source`."""
+"""Readers of foreign checkpoints, one file a family, behind `checkpoint`."""

@@ -17,7 +17,7 @@ from ufbert.benchmark.models.paths import describe_paths
 from ufbert.benchmark.settings import BenchmarkSettings
 from ufbert.checkpoint.folder import write_tensors
 from ufbert.conversion.readers.bert import LAYERS
-from ufbert.conversion.readers.source import load_source
+from ufbert.conversion.readers.checkpoint import load_checkpoint
 from ufbert.model.config import UltraFastBertConfig
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.fff import FFF
@@ -104,7 +104,7 @@ def write_models(settings: BenchmarkSettings, job: Job) -> dict[str, Any]:
     tokenizer = prepare_text(job)
     checked = check_inputs(job)
     np.save(folder / "checked.npy", checked)
-    dense = load_source(folder / "bert").model
+    dense = load_checkpoint(folder / "bert").model
     assert isinstance(dense, UltraFastBertModel)
     dense.save_pretrained(folder / "dense", tokenizer=tokenizer)
     trees = with_trees(dense, settings)

@@ -24,7 +24,7 @@ from ufbert.model.pretrained import PretrainedModel, read_config
 from .foreign import ForeignConfig, ForeignTensors, Reading
 from .tokenizer import read_tokenizer
 
-__all__ = ["FAMILIES", "Source", "encoder_of", "load_source"]
+__all__ = ["FAMILIES", "LoadedCheckpoint", "encoder_of", "load_checkpoint"]
 
 FAMILIES = {
     "bert": "bert",
@@ -42,7 +42,7 @@ MODELS: dict[str, type[PretrainedModel]] = {
 
 
 @dataclass
-class Source:
+class LoadedCheckpoint:
     """A model in evaluation mode on the CPU, with what belongs to it."""
 
     name: str
@@ -53,7 +53,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def load_source(source: str | Path) -> Source:
+def load_checkpoint(source: str | Path) -> LoadedCheckpoint:
     """Read a checkpoint folder or a hub model. Raises `CheckpointError` for whatever is not one we know."""
     folder = locate_checkpoint(source)
     root = folder
@@ -84,10 +84,10 @@ def load_source(source: str | Path) -> Source:
     notes = [*reading.notes, *([note] if note else [])]
     if unread := unread_modules(root):
         notes.append(f"left behind, so that embeddings are not the original's: {', '.join(unread)} of modules.json")
-    return Source(str(source), model_type, model, tokenizer, notes)
+    return LoadedCheckpoint(str(source), model_type, model, tokenizer, notes)
 
 
-def _load_ours(name: str, folder: Path) -> Source:
+def _load_ours(name: str, folder: Path) -> LoadedCheckpoint:
     config = read_config(folder)
     kind = config.architectures[0] if config.architectures else ""
     if kind not in MODELS:
@@ -98,7 +98,7 @@ def _load_ours(name: str, folder: Path) -> Source:
     model = MODELS[kind].from_pretrained(folder)
     # sentence-transformers may have saved the folder since.
     model.config = config.replace(provenance={**config.provenance, **read_embedding_facts(folder)})
-    return Source(name, MODEL_TYPE, model, tokenizer, [note] if note else [])
+    return LoadedCheckpoint(name, MODEL_TYPE, model, tokenizer, [note] if note else [])
 
 
 def build_model(reading: Reading, provenance: dict[str, Any]) -> PretrainedModel:

@@ -1,0 +1,18 @@
+"""The options by which a command takes the settings of `ufbert.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["ConfigOption", "SetOption"]
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of ufbert.toml. May be repeated."),
+]

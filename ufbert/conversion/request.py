@@ -1,0 +1,75 @@
+"""What `ufbert convert` is asked for: from where to where, in which form, exactly or into trees."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ufbert.errors import ConfigError
+from ufbert.settings.distillation import DistillationSettings
+
+__all__ = ["ConversionRequest"]
+
+FORMS = ("ultrafastbert", "dense", "onnx")
+
+
+@dataclass(frozen=True)
+class ConversionRequest:
+    """One conversion. Raises `ConfigError`, in the options' names, for parts that do not go together."""
+
+    source: str | Path
+    """Checkpoint folder or hub id."""
+    destination: Path
+    """New folder for the result."""
+    to: str = "ultrafastbert"
+    """`ultrafastbert`, `dense` (Hugging Face's layout) or `onnx`."""
+    trees: int | None = None
+    """P of every layer; None, with `depth` and without `corpus`, converts exactly."""
+    depth: int | None = None
+    """D of every layer."""
+    corpus: tuple[str, ...] = ()
+    """Files, globs, folders, hub:NAME or `embedded` to distil on."""
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    """How dense layers become trees, if they do."""
+    command: str = ""
+    """The command line for the model card; empty makes one up."""
+
+    def __post_init__(self) -> None:
+        if self.to not in FORMS:
+            raise ConfigError(f"--to {self.to}: unknown form; known: {', '.join(FORMS)}")
+        if self.trees is None and self.depth is None:
+            if self.corpus:
+                raise ConfigError(
+                    "--corpus is what trees are distilled on; give --trees and --depth too, or leave it out"
+                )
+            return
+        if self.trees is None or self.depth is None:
+            given, absent = ("--depth", "--trees") if self.trees is None else ("--trees", "--depth")
+            raise ConfigError(f"{given} without {absent}: give both, for example --trees 48 --depth 4")
+        if not self.corpus:
+            raise ConfigError("--trees needs text to distil on; give --corpus FILE, or --corpus embedded")
+        if self.to != "ultrafastbert":
+            raise ConfigError(
+                f"--trees makes an ultrafastbert checkpoint; convert that with --to {self.to} in a second step"
+            )
+        if self.trees < 1:
+            raise ConfigError(f"--trees must be at least 1, not {self.trees}")
+        if self.depth < 0:
+            raise ConfigError(f"--depth must be at least 0, not {self.depth}")
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(trees, depth) of the layers to distil into; None for an exact conversion."""
+        return None if self.trees is None or self.depth is None else (self.trees, self.depth)
+
+    @property
+    def command_line(self) -> str:
+        """What the model card gives as the command."""
+        if self.command:
+            return self.command
+        words = ["ufbert", "convert", str(self.source), str(self.destination)]
+        if self.shape is not None:
+            words += ["--trees", str(self.trees), "--depth", str(self.depth)]
+            words += [word for text in self.corpus for word in ("--corpus", text)]
+        return shlex.join(words)

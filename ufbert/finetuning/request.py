@@ -1,0 +1,122 @@
+"""What `ufbert finetune` is asked for: the checkpoint, the rows, the recipe and where the result goes.
+
+Imported for `ufbert finetune --help` too, so nothing heavy is imported with it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ufbert.errors import ConfigError
+from ufbert.settings.sections import FinetuningSettings
+
+__all__ = ["LABEL_COLUMN", "TEXT_COLUMN", "VALIDATION_FRACTION", "DataRequest", "FinetuningRequest"]
+
+TEXT_COLUMN = "text"
+LABEL_COLUMN = "label"
+VALIDATION_FRACTION = 0.1
+"""Share of the training rows that is held out unless another is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """What to finetune on: a GLUE `task`, or `train` with its columns. Raises `ConfigError` for a bad mix."""
+
+    task: str | None = None
+    """`glue/NAME`."""
+    data: Path | None = None
+    """Folder of the GLUE task's files, or its parent; None fetches them from the hub."""
+    train: str | None = None
+    """File, glob or folder of csv, tsv, jsonl or parquet."""
+    validation: str | None = None
+    """The same; None holds out `validation_fraction` of the training rows."""
+    validation_fraction: float | None = None
+    """Share of the training rows to hold out; None takes `VALIDATION_FRACTION`."""
+    text_column: str | None = None
+    """None takes `TEXT_COLUMN`."""
+    pair_column: str | None = None
+    """Column of the second text."""
+    label_column: str | None = None
+    """None takes `LABEL_COLUMN`."""
+    regression: bool | None = None
+    """Whether labels are values; None decides by the labels."""
+    max_train_rows: int | None = None
+    """Train on a random sample of so many rows."""
+    max_validation_rows: int | None = None
+    """Validate on a random sample of so many rows (of each validation set)."""
+
+    def __post_init__(self) -> None:
+        if (self.task is None) == (self.train is None):
+            raise ConfigError("give either --task glue/NAME or --train FILE to say what to finetune on")
+        if self.task is not None:
+            from .tasks import glue_task
+
+            glue_task(self.task)
+            for name in (
+                "validation",
+                "validation_fraction",
+                "text_column",
+                "pair_column",
+                "label_column",
+                "regression",
+            ):
+                if getattr(self, name) is not None:
+                    option = "--" + name.replace("_", "-")
+                    raise ConfigError(f"{option} goes with --train; a GLUE task has its own files and columns")
+            return
+        if self.data is not None:
+            raise ConfigError("--data goes with --task; give your own files by --train and --validation")
+        if self.validation is not None and self.validation_fraction is not None:
+            raise ConfigError("give --validation or --validation-fraction, not both")
+        if self.validation_fraction is not None and not 0.0 < self.validation_fraction < 1.0:
+            raise ConfigError(f"--validation-fraction must lie between 0 and 1, not {self.validation_fraction}")
+        if repeated := [c for c in self.columns if self.columns.count(c) > 1]:
+            raise ConfigError(f"column {repeated[0]!r} cannot be two of text, second text and label at once")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The one or two text columns."""
+        return (self.text_column or TEXT_COLUMN, *([self.pair_column] if self.pair_column else []))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are read."""
+        return (*self.texts, self.label_column or LABEL_COLUMN)
+
+    @property
+    def name(self) -> str:
+        """What the task is called: the GLUE task's name or the training file's."""
+        if self.task is not None:
+            from .tasks import glue_task
+
+            return glue_task(self.task).name
+        assert self.train is not None
+        return Path(self.train).name.split(".")[0].strip("*?[]") or "files"
+
+
+@dataclass(frozen=True)
+class FinetuningRequest:
+    """One finetuning run."""
+
+    checkpoint: str | Path
+    """Checkpoint folder or hub id."""
+    data: DataRequest
+    """What to finetune on."""
+    settings: FinetuningSettings = field(default_factory=FinetuningSettings)
+    """The recipe."""
+    out: Path | None = None
+    """Folder of the result; None takes the first free one of `runs/finetune-NAME`, `runs/finetune-NAME-2`, ..."""
+    tokenizer: Path | None = None
+    """Tokenizer folder or file; None takes the checkpoint's."""
+    command: str = ""
+    """The command line for the model card; empty makes one up."""
+
+    @property
+    def command_line(self) -> str:
+        """What the model card gives as the command."""
+        if self.command:
+            return self.command
+        rows = ["--train", self.data.train] if self.data.train is not None else ["--task", self.data.task or ""]
+        return shlex.join(["ufbert", "finetune", str(self.checkpoint), *rows])

@@ -1,0 +1,75 @@
+"""The rows of a finetuning run: texts with class numbers or values, to train and to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .labelled_rows import LabelledRows, class_numbers, label_values
+from .tasks import Measure
+
+__all__ = ["Split", "TaskData", "build_task_data"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train or validate on."""
+
+    name: str
+    """`train`, `validation`, `validation_matched`, ..."""
+    source: str
+    """The files or the hub data set they come from."""
+    texts: list[str]
+    pairs: list[str] | None
+    """Second texts."""
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float64]
+    """Class numbers or values, (rows,)."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: npt.NDArray[np.int64], name: str | None = None) -> Split:
+        """The rows of these numbers, in this order."""
+        pairs = None if self.pairs is None else [self.pairs[i] for i in rows]
+        return Split(name or self.name, self.source, [self.texts[i] for i in rows], pairs, self.labels[rows])
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Everything a finetuning run reads."""
+
+    name: str
+    """`glue/rte`, or the training file's name."""
+    label_names: tuple[str, ...] | None
+    """Classes in the order of their numbers; None for regression."""
+    measure: Measure
+    train: Split
+    validation: tuple[Split, ...]
+    notes: tuple[str, ...] = ()
+    """What the reader of the figures must know, a sentence each."""
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are values."""
+        return self.label_names is None
+
+
+def build_task_data(
+    name: str,
+    names: tuple[str, ...] | None,
+    measure: Measure,
+    train: LabelledRows,
+    validation: dict[str, LabelledRows],
+    *,
+    numbered: bool,
+    notes: Sequence[str] = (),
+) -> TaskData:
+    """Turn raw labels into class numbers or, without class `names`, into values."""
+    splits = []
+    for split, rows in {"train": train, **validation}.items():
+        labels = label_values(rows) if names is None else class_numbers(rows, names, numbered=numbered)
+        splits.append(Split(split, rows.source, rows.texts, rows.pairs or None, labels))
+    return TaskData(name, names, measure, splits[0], tuple(splits[1:]), tuple(notes))
