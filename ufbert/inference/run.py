@@ -33,7 +33,7 @@ from ufbert.text.files import STDIN, expand_paths
 from .display import Display
 from .pipeline import Pipeline
 from .ranks import own_examples, part_path
-from .sources import BadRows, Source, check_input_format, estimate_rows
+from .sources import BadRows, InputRows, check_input_format, estimate_rows
 
 __all__ = ["infer_files"]
 
@@ -67,8 +67,8 @@ def infer_files(
     world = described_world()
     paths = expand_paths(inputs)
     check_input_format(input_format, paths)
-    source = Source(paths, text_column, pair_column, tuple(id_columns), keep_text, input_format)
-    _check_repeatable(source, output, world, resume)
+    rows = InputRows(paths, text_column, pair_column, tuple(id_columns), keep_text, input_format)
+    _check_repeatable(rows, output, world, resume)
     if output is not None:
         output = part_path(output, world)
         if resume and not overwrite and output.is_file() and not partial_path(output).exists():
@@ -78,15 +78,15 @@ def infer_files(
         check_partial(output, resume=resume, overwrite=overwrite)
     if threads is not None:
         _use_threads(threads)
-    source.check(skip_bad)
+    rows.check(skip_bad)
     if world.size > 1 and torch.cuda.is_available() and pipeline_options.get("device") != "cpu":
         take_gpu(world, torch.device("cuda"))
     pipeline = Pipeline(checkpoint, **pipeline_options)
-    _check_columns(pipeline, source, output)
+    _check_columns(pipeline, rows, output)
     if world.leads:
         note(describe(pipeline) + (f", {world.size} processes" if world.size > 1 else ""))
     try:
-        _open_and_run(pipeline, source, output, world, resume, overwrite, skip_bad, pipeline_options.get("top_k"))
+        _open_and_run(pipeline, rows, output, world, resume, overwrite, skip_bad, pipeline_options.get("top_k"))
     except _NoRows:
         if world.size == 1:
             raise
@@ -102,7 +102,7 @@ class _NoRows(DataError):
 
 def _open_and_run(
     pipeline: Pipeline,
-    source: Source,
+    rows: InputRows,
     output: Path | None,
     world: World,
     resume: bool,
@@ -113,19 +113,19 @@ def _open_and_run(
     """Choose how the results are kept, and make them."""
     with contextlib.ExitStack() as stack:
         results: PartialResults | ResultWriter
-        if output is not None and source.read_once is None:
-            run = run_identity(pipeline, source, world, skip_bad=skip_bad, top_k=top_k)
+        if output is not None and rows.read_once is None:
+            run = run_identity(pipeline, rows, world, skip_bad=skip_bad, top_k=top_k)
             results = stack.enter_context(open_partial(output, run, resume=resume, overwrite=overwrite))
         else:
             results = stack.enter_context(open_results(output, overwrite=overwrite))
             if output is not None and overwrite:
                 discard_partial(output)
-        _run(pipeline, source, results, world, skip_bad=skip_bad, on_stdout=output is None)
+        _run(pipeline, rows, results, world, skip_bad=skip_bad, on_stdout=output is None)
 
 
 def _run(
     pipeline: Pipeline,
-    source: Source,
+    rows: InputRows,
     results: PartialResults | ResultWriter,
     world: World,
     *,
@@ -139,11 +139,11 @@ def _run(
     # take belong to one process.
     unreadable = BadRows(silent=not world.leads) if skip_bad else None
     unusable = BadRows() if skip_bad else None
-    examples = own_examples(lambda: source.examples(unreadable), world)
+    examples = own_examples(rows.examples(unreadable), world)
     if progress.read:
         note(f"{_process(world)}going on after {progress.texts:,} texts")
         _pass_over(examples, progress.read, unreadable)
-    total = estimate_rows(source.paths)
+    total = estimate_rows(rows.paths)
     total = None if total is None else total // world.size
     start = time.monotonic()
     with Display(total, done=progress.texts, results_on_stdout=on_stdout, shown=world.leads) as display:
@@ -218,28 +218,28 @@ def _use_threads(threads: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # read when the tokenizer first works
 
 
-def _check_repeatable(source: Source, output: Path | None, world: World, resume: bool) -> None:
+def _check_repeatable(rows: InputRows, output: Path | None, world: World, resume: bool) -> None:
     """Raise `ConfigError` where the input must be read more than once and cannot be, or the output has no name."""
     if not resume and world.size == 1:
         return
     if output is None:
         need = "--resume continues a file" if resume else f"{world.size} processes write a file each"
         raise ConfigError(f"{need}; give --output")
-    if (path := source.read_once) is not None:
+    if (path := rows.read_once) is not None:
         purpose = "be resumed" if resume else f"be shared by {world.size} processes"
         name = "standard input" if path == STDIN else f"{path}, a pipe,"
         raise ConfigError(f"{name} cannot {purpose}, because it can be read only once; put the texts into a file")
 
 
-def _check_columns(pipeline: Pipeline, source: Source, output: Path | None) -> None:
+def _check_columns(pipeline: Pipeline, rows: InputRows, output: Path | None) -> None:
     """Raise `ConfigError` where the input's columns and the output's do not go together."""
-    carried = list(source.id_columns)
-    if source.keep_text:
-        carried += [source.text_column, *([source.pair_column] if source.pair_column else [])]
+    carried = list(rows.id_columns)
+    if rows.keep_text:
+        carried += [rows.text_column, *([rows.pair_column] if rows.pair_column else [])]
     if output is not None and output.suffix.lower() == ".npy":
         if pipeline.task != "embed":
             raise ConfigError(f"--output {output}: .npy holds embeddings only; write .jsonl, .csv or .parquet")
-        if source.id_columns:
+        if rows.id_columns:
             raise ConfigError(f"--output {output}: .npy cannot hold --id-column; write .parquet or .jsonl")
     if clash := next((name for name in carried if name in pipeline.columns), None):
         raise ConfigError(

@@ -11,7 +11,7 @@ from ufbert.reporting import note
 from ufbert.text.batching import Example
 from ufbert.text.files import STDIN, file_format, read_rows
 
-__all__ = ["BadRows", "Source", "check_input_format", "estimate_rows"]
+__all__ = ["BadRows", "InputRows", "check_input_format", "estimate_rows"]
 
 SHOWN_BAD_ROWS = 5
 STDIN_FORMATS = ("txt", "jsonl", "csv", "tsv")
@@ -19,7 +19,7 @@ SAMPLED_BYTES = 1 << 22
 
 
 @dataclass
-class Source:
+class InputRows:
     """Which rows of which files are read, and how."""
 
     paths: list[Path]
