@@ -23,7 +23,7 @@ from ufbert.inference.results.partial import (
     open_partial,
     partial_path,
 )
-from ufbert.inference.results.writers import ResultWriter
+from ufbert.inference.results.writers import Record, ResultWriter
 from ufbert.reporting import note
 from ufbert.system.allocation import keep_freed_memory
 from ufbert.system.processes import World, described_world, take_gpu
@@ -151,7 +151,7 @@ def _run(
             columns = pipeline.columns
             results.write(
                 [
-                    e.carried | (p if isinstance(p, dict) else {columns[0]: p})
+                    Record(e.carried, p if isinstance(p, dict) else {columns[0]: p})
                     for e, p in zip(window.examples, window.predictions, strict=True)
                 ]
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from ufbert.errors import ConfigError, DataError
 from ufbert.reporting import note
 from ufbert.text.batching import Example
-from ufbert.text.files import STDIN, file_format, read_rows
+from ufbert.text.files import STDIN, Row, file_format, read_rows
 
 __all__ = ["BadRows", "InputRows", "check_input_format", "estimate_rows"]
 
@@ -40,25 +40,34 @@ class InputRows:
         return next((path for path in self.paths if not path.is_file()), None)
 
     def check(self, skip_bad: bool) -> None:
-        """Read a first row of every file, so that a wrong column or an empty file fails before the work."""
+        """Read a first row of every file, so that a wrong column or an empty file fails before the work.
+
+        Of JSON lines as much is read as it takes to meet every carried key, for a key may be absent from any row.
+        Raises `DataError` for a key that no row has, unless it may still come out of what can be read only once.
+        """
+        unseen = list(self.id_columns)
+        first: Row | None = None
         for path in self.paths:
-            if path.is_file():  # standard input and pipes can be read only once
-                next(self._of_file(path, BadRows(silent=True) if skip_bad else None), None)
+            if not path.is_file():  # standard input and pipes can be read only once
+                continue
+            row = next(self._rows(path, BadRows(silent=True) if skip_bad else None), None)
+            if row is None:
+                continue
+            first = first or row
+            unseen = [name for name in unseen if name not in row.fields]
+            rest = self._rows(path, BadRows(silent=True)) if unseen else ()
+            for later in rest:
+                unseen = [name for name in unseen if name not in later.fields]
+                if not unseen:
+                    break
+        if unseen and first is not None and self.read_once is None:
+            known = ", ".join(first.fields)
+            raise DataError(f"{first.where}: no column {unseen[0]!r} in this row nor in any other; it has: {known}")
 
     def _of_file(self, path: Path, bad_rows: BadRows | None) -> Iterator[Example]:
-        # Lines of a txt file have no column names; theirs is `text`, whatever the other files call it.
-        kind = (self.input_format if path == STDIN else None) or file_format(path) or "txt"
-        column = "text" if kind == "txt" else self.text_column
-        texts = [column, self.pair_column] if self.pair_column is not None else [column]
-        rows = read_rows(
-            path,
-            columns=self.id_columns,
-            text_columns=texts,
-            on_bad=bad_rows,
-            format=self.input_format if path == STDIN else None,
-        )
-        for row in rows:
-            carried = {name: row.fields[name] for name in self.id_columns}
+        column = self._text_column(path)
+        for row in self._rows(path, bad_rows):
+            carried = {name: row.fields.get(name) for name in self.id_columns}
             text = row.fields[column]
             pair = None if self.pair_column is None else row.fields[self.pair_column]
             if self.keep_text:
@@ -66,6 +75,24 @@ class InputRows:
                 if self.pair_column is not None:
                     carried[self.pair_column] = pair
             yield Example(text, pair, row.where, carried)
+
+    def _rows(self, path: Path, bad_rows: BadRows | None) -> Iterator[Row]:
+        column = self._text_column(path)
+        return read_rows(
+            path,
+            # JSON objects come whole, so that one without a carried key is no error.
+            columns=None if self._format(path) == "jsonl" else self.id_columns,
+            text_columns=[column, self.pair_column] if self.pair_column is not None else [column],
+            on_bad=bad_rows,
+            format=self.input_format if path == STDIN else None,
+        )
+
+    def _format(self, path: Path) -> str:
+        return (self.input_format if path == STDIN else None) or file_format(path) or "txt"
+
+    def _text_column(self, path: Path) -> str:
+        # Lines of a txt file have no column names; theirs is `text`, whatever the other files call it.
+        return "text" if self._format(path) == "txt" else self.text_column
 
 
 @dataclass

@@ -21,7 +21,7 @@ from ufbert.inference.pipeline import WindowResults
 from ufbert.reporting import note
 from ufbert.system.atomic import explain_failure, write_file
 
-from .arrow_writers import ArrowWriter, blocks_to_parquet
+from .arrow_writers import ArrowWriter
 from .files import RESULT_FORMATS, check_result_path
 from .writers import Record, ResultWriter
 
@@ -188,8 +188,8 @@ class PartialResults:
         self.save()
         partial = partial_path(self.output)
         if isinstance(self.writer, ArrowWriter):
-            with write_file(self.output, replace=True) as temporary:
-                blocks_to_parquet(self.stream, temporary)
+            with write_file(self.output, replace=True) as temporary, temporary.open("wb") as stream:
+                self.writer.write_parquet(stream)
             partial.unlink()
         else:
             self.writer.finish()
