@@ -13,7 +13,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +24,7 @@ from ufbert.inference.results.arrow_writers import ArrowWriter
 from ufbert.inference.results.files import open_results
 from ufbert.inference.results.writers import Record
 
+pd = pytest.importorskip("pandas")  # comes with datasets; pyarrow gives nanoseconds as its classes
 LARGE = 2**53 + 1
 AS_WRITTEN = None
 

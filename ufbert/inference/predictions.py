@@ -17,6 +17,7 @@ from ufbert.errors import CheckpointError, ConfigError, DataError
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForSequenceClassification
 from ufbert.model.pooling import pool_by_length
+from ufbert.settings.inference import POOLINGS
 from ufbert.text.batching import Example, Window
 from ufbert.text.long_texts import TextPart
 
@@ -118,8 +119,8 @@ class Embed(Task):
     columns = ("embedding",)
 
     def __init__(self, model: UltraFastBertModel, pooling: str, normalize: bool) -> None:
-        if pooling not in ("mean", "cls"):
-            raise ConfigError(f"unknown pooling {pooling!r}; known: mean, cls")
+        if pooling not in POOLINGS:
+            raise ConfigError(f"unknown pooling {pooling!r}; known: {', '.join(POOLINGS)}")
         self.model, self.pooling, self.normalize = model, pooling, normalize
 
     def predict(

@@ -13,6 +13,11 @@ from typing import Any
 from ufbert.errors import ConfigError
 from ufbert.model.config import UltraFastBertConfig
 
+from .checks import at_least as _at_least
+from .checks import in_range as _in_range
+from .checks import one_of as _one_of
+from .inference import InferenceSettings
+
 __all__ = [
     "ENDS",
     "DataSettings",
@@ -222,6 +227,7 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     finetuning: FinetuningSettings = field(default_factory=FinetuningSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
 
     def __post_init__(self) -> None:
         if self.data.sequence_length > self.model.max_position_embeddings:
@@ -237,18 +243,3 @@ def parse_duration(text: str, name: str = "duration") -> float:
     if not match or float(match[1]) <= 0:
         raise ConfigError(f"{name} must be a time such as 90s, 20m, 24h or 2d, not {text!r}")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ConfigError(f"{name} must be at least {least}, not {value!r}")
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} must lie between {low} and {high}, not {value!r}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

@@ -98,7 +98,7 @@ class ParquetWriter(ResultWriter):
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream)
         self.blocks = tempfile.TemporaryFile(dir=Path(stream.name).parent)  # noqa: SIM115  (closed by the two ends)
-        self.writer = ArrowWriter(self.blocks)  # type: ignore[arg-type]
+        self.writer = ArrowWriter(self.blocks)
 
     def write(self, records: Sequence[Record]) -> None:
         """Append the records as one row group."""

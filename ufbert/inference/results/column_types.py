@@ -255,7 +255,7 @@ def _encodable(value: Any) -> Any:
 
 
 def _is_unicode(text: str) -> bool:
-    return _encodable(text) == text
+    return bool(_encodable(text) == text)
 
 
 def _encode(arrow: Any) -> str:
