@@ -133,6 +133,13 @@ def test_a_resumed_run_holds_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(PartialResults, "mark", mark_and_stop)
         infer(capsys, tiny_checkpoints["encoder"], rows, "-o", cut, code=130)
+    if suffix != ".jsonl":
+        journal = cut.with_name(f"{cut.name}.partial.json")
+        saved = journal.read_text()
+        journal.write_text(json.dumps(json.loads(saved) | {"writer": {}}))
+        _, said = infer(capsys, tiny_checkpoints["encoder"], rows, "-o", cut, "--resume", code=1)
+        assert f"error: {journal}: is no journal of a run; start over with --overwrite\n" in said
+        journal.write_text(saved)
     _, said = infer(capsys, tiny_checkpoints["encoder"], rows, "-o", cut, "--resume")
     assert "going on after" in said
     assert cut.read_bytes() == whole.read_bytes()
