@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ufbert.settings.inference import AUTO, LONG_TEXTS, POOLINGS, PRECISIONS, TASKS, InferenceSettings
+
 __all__ = ["infer"]
+
+DEFAULTS = InferenceSettings()
 
 
 def infer(
@@ -21,7 +25,11 @@ def infer(
     ],
     task: Annotated[
         str | None,
-        typer.Option(help="fill-mask, classify or embed; by default what the checkpoint was made for."),
+        typer.Option(
+            metavar="|".join((AUTO, *TASKS)),
+            help="What to predict; auto: what the checkpoint was made for.",
+            show_default=DEFAULTS.task,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -35,80 +43,138 @@ def infer(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the --output of an interrupted run of the same command.")
     ] = False,
-    text_column: Annotated[str, typer.Option(help="Column or key of the text; a txt file has none.")] = "text",
+    text_column: Annotated[
+        str | None,
+        typer.Option(help="Column or key of the text; a txt file has none.", show_default=DEFAULTS.text_column),
+    ] = None,
     pair_column: Annotated[
         str | None, typer.Option(help="Column of a second text, encoded together with the first.")
     ] = None,
     id_column: Annotated[
         list[str] | None, typer.Option(help="Column to carry into the output; may be repeated.")
     ] = None,
-    keep_text: Annotated[bool, typer.Option(help="Whether the output repeats the text.")] = True,
+    keep_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-text/--no-keep-text",
+            help="Whether the output repeats the text.",
+            show_default="yes" if DEFAULTS.keep_text else "no",
+        ),
+    ] = None,
     input_format: Annotated[
         str | None, typer.Option(help="Format of standard input: txt, jsonl, csv or tsv.", show_default="txt")
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip and count bad rows instead of stopping at the first.")
     ] = False,
-    top_k: Annotated[int | None, typer.Option(help="Candidates for each mask.", show_default="5")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Candidates for each mask.", show_default=str(DEFAULTS.top_k))
+    ] = None,
     pooling: Annotated[
         str | None,
-        typer.Option(help="Embedding from the tokens' mean or from cls.", show_default="the checkpoint's, or mean"),
+        typer.Option(
+            metavar="|".join((AUTO, *POOLINGS)),
+            help="Embedding from the tokens' mean or from cls; auto: the checkpoint's, or mean.",
+            show_default=DEFAULTS.pooling,
+        ),
     ] = None,
     normalize: Annotated[
         bool | None,
         typer.Option(
             "--normalize/--no-normalize",
-            help="Embeddings of length 1.",
-            show_default="the checkpoint's, or not",
+            help="Embeddings of length 1; auto: the checkpoint's, or not.",
+            show_default=str(DEFAULTS.normalize),
         ),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Cut texts at so many tokens.", show_default="the model's maximum")
+        int | None,
+        typer.Option(
+            help="Cut texts at so many tokens; auto: the model's maximum.", show_default=str(DEFAULTS.max_length)
+        ),
     ] = None,
     long_text: Annotated[
-        str,
-        typer.Option(help="truncate longer texts, or window: read them whole in windows and join the results."),
-    ] = "truncate",
+        str | None,
+        typer.Option(
+            metavar="|".join(LONG_TEXTS),
+            help="Truncate longer texts, or window: read them whole in windows and join the results.",
+            show_default=DEFAULTS.long_text,
+        ),
+    ] = None,
     stride: Annotated[
-        int | None, typer.Option(help="Tokens that neighbouring windows share.", show_default="a quarter of them")
+        int | None,
+        typer.Option(
+            help="Tokens that neighbouring windows share; auto: a quarter of them.", show_default=str(DEFAULTS.stride)
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Texts in a batch.", show_default="about 4,096 tokens on a CPU")
+        int | None,
+        typer.Option(
+            help="Texts in a batch; auto: about 4,096 tokens on a CPU.", show_default=str(DEFAULTS.batch_size)
+        ),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16 or int8; auto takes bfloat16 where the hardware has it.")
-    ] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="one for each core")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    backend: Annotated[str, typer.Option(help="Of the feedforward layers: auto, reference, numba or cuda.")] = "auto",
+        str | None,
+        typer.Option(
+            metavar="|".join((AUTO, *PRECISIONS)),
+            help="Of the matrix products; auto: bfloat16 where the hardware has it.",
+            show_default=DEFAULTS.precision,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; auto: one for each core.", show_default=str(DEFAULTS.threads))
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="auto|cpu|cuda", help="Where to compute.", show_default=DEFAULTS.device),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|reference|numba|cuda", help="Of the feedforward layers.", show_default=DEFAULTS.backend
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of ufbert.toml. May be repeated."),
+    ] = None,
 ) -> None:
     """Fill masks, classify or embed texts. Memory does not grow with the input, and its order is kept."""
+    from ufbert.inference.request import InferenceRequest
     from ufbert.inference.run import infer_files
     from ufbert.reporting import show_log
+    from ufbert.settings.toml import load_settings
 
     show_log()
-    infer_files(
-        checkpoint,
-        inputs,
-        task=task,
+    options = {
+        "inference.task": task,
+        "inference.text_column": text_column,
+        "inference.pair_column": pair_column,
+        "inference.keep_text": keep_text,
+        "inference.top_k": top_k,
+        "inference.pooling": pooling,
+        "inference.normalize": normalize,
+        "inference.max_length": max_length,
+        "inference.long_text": long_text,
+        "inference.stride": stride,
+        "inference.batch_size": batch_size,
+        "inference.precision": precision,
+        "inference.threads": threads,
+        "inference.device": device,
+        "inference.backend": backend,
+    }
+    request = InferenceRequest(
+        checkpoint=checkpoint,
+        inputs=tuple(inputs),
+        settings=load_settings(config, set_ or [], options=options).inference,
+        asked=frozenset(name.partition(".")[2] for name, value in options.items() if value is not None),
         output=output,
         overwrite=overwrite,
         resume=resume,
-        text_column=text_column,
-        pair_column=pair_column,
-        id_columns=id_column or (),
-        keep_text=keep_text,
+        id_columns=tuple(id_column or ()),
         input_format=input_format,
         skip_bad=skip_bad,
-        threads=threads,
-        top_k=top_k,
-        pooling=pooling,
-        normalize=normalize,
-        max_length=max_length,
-        long_text=long_text,
-        stride=stride,
-        batch_size=batch_size,
-        precision=precision,
-        device=device,
-        backend=backend,
     )
+    infer_files(request)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,28 +19,56 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def imports(file: Path) -> set[str]:
-    """Absolute names of the modules that `file` imports anywhere, relative ones resolved as ufbert's."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                parts = file.relative_to(ROOT).with_suffix("").parts
-                package = parts if parts[0] == "ufbert" else ("ufbert", *parts)
-                base = ".".join(package[: -node.level])
-                found.add(f"{base}.{node.module}" if node.module else base)
-            elif node.module:
-                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+# Who may import whom: a folder of `ufbert/` imports those that stand below it. Beside each other on a line stand
+# folders that know nothing of each other.
+FLOORS = (
+    ("commands",),
+    ("benchmark", "pretraining"),
+    ("inference", "finetuning", "conversion", "hf"),
+    ("text", "training"),
+    ("settings",),
+    ("model",),
+    ("cmm",),
+    ("checkpoint", "system"),
+    ("errors", "reporting"),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# The probes of memory are kernels too, and the machine is measured with them.
+KERNEL_USERS = (("cmm",), ("inference", "engine"), ("benchmark", "layer"), ("benchmark", "machine"))
 
 
 def python_files(folder: str) -> list[Path]:
-    files = sorted((ROOT / folder).rglob("*.py"))
-    return [
-        f for f in files if not any((ROOT / "ufbert" / n) in f.parents for n in ("commands", "numba_kernels", "cuda"))
-    ]
+    links = [ROOT / "ufbert" / name for name in ("commands", "numba_kernels", "cuda")]
+    return [f for f in sorted((ROOT / folder).rglob("*.py")) if not any(link in f.parents for link in links)]
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    dotted = parts if parts[0] == "ufbert" else ("ufbert", *parts)
+    return ".".join(dotted[:-1] if dotted[-1] == "__init__" else dotted)
+
+
+FILES = {module_name(f): f for folder in ("ufbert", "commands", "numba_kernels", "cuda") for f in python_files(folder)}
+
+
+def imports(file: Path) -> set[str]:
+    """Absolute names of the modules that `file` imports anywhere, whichever way it writes that."""
+    package = module_name(file).split(".")
+    if file.name != "__init__.py":
+        package = package[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            # `from package import module` names a module; `from module import name` only looks like it.
+            modules = {f"{base}.{alias.name}" for alias in node.names} & FILES.keys()
+            found |= modules
+            if len(modules) < len(node.names):
+                found.add(base)
+    return found
 
 
 def reaches(file: Path, *packages: str) -> set[str]:
@@ -69,8 +98,33 @@ def test_kernels_know_neither_torch_nor_the_core(file: Path) -> None:
 def test_the_core_knows_neither_commands_nor_typer(file: Path) -> None:
     if file.name != "__main__.py":
         assert not reaches(file, "typer", "ufbert.commands")
-    if not {"cmm", "engine", "benchmark"} & {*file.parts}:
+    if not any(file.relative_to(ROOT).parts[1 : len(room) + 1] == room for room in KERNEL_USERS):
         assert not reaches(file, "ufbert.numba_kernels", "ufbert.cuda", "numba")
+
+
+def test_imports_between_folders_go_down() -> None:
+    upwards = []
+    for name, file in FILES.items():
+        room = name.split(".")[1] if "." in name else ""
+        for other in imports(file):
+            target = other.split(".")[1] if other.startswith("ufbert.") else ""
+            if room in FLOOR and target in FLOOR and target != room and FLOOR[target] <= FLOOR[room]:
+                upwards.append(f"{name} -> {other}")
+    assert upwards == []
+
+
+def test_every_folder_of_the_core_has_its_floor() -> None:
+    rooms = {name.split(".")[1] for name in FILES if name.count(".")} - {"__main__", "numba_kernels", "cuda"}
+    assert rooms == FLOOR.keys()
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {name: {other for other in imports(file) if other in FILES} - {name} for name, file in FILES.items()}
+    del graph["ufbert"]  # it imports its public names on first use only
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
 def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:

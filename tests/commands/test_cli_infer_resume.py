@@ -20,6 +20,7 @@ from ufbert.commands.app import main
 from ufbert.errors import OutputError
 from ufbert.inference.results import partial as partial_results
 from ufbert.inference.results.partial import PartialResults, open_partial
+from ufbert.inference.results.writers import Record
 
 Capture = pytest.CaptureFixture[str]
 SUFFIXES = [".jsonl", ".csv", ".parquet", ".npy"]
@@ -276,7 +277,7 @@ def test_what_cannot_be_resumed(capsys: Capture, tmp_path: Path, tiny_checkpoint
 def test_two_runs_do_not_share_an_output(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with open_partial(output, {}) as results:
-        results.write([{"value": 1}])
+        results.write([Record({}, {"value": 1})])
         with pytest.raises(OutputError, match="another run is writing it"), open_partial(output, {}):
             pass
     assert json.loads(output.read_text()) == {"value": 1}

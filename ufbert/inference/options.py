@@ -7,16 +7,18 @@ import torch
 from ufbert.errors import BackendError, CheckpointError, ConfigError
 from ufbert.inference.engine.linear import packs
 from ufbert.model.config import UltraFastBertConfig
+from ufbert.settings.inference import PRECISIONS
 from ufbert.system.devices import choose_precision
 
-__all__ = ["PRECISIONS", "check_length", "check_relevance", "choose_inference_precision", "choose_task"]
+__all__ = ["OWNERS", "check_length", "check_relevance", "choose_inference_precision", "choose_task"]
 
 TASKS = {
     "UltraFastBertForMaskedLM": "fill-mask",
     "UltraFastBertForSequenceClassification": "classify",
     "UltraFastBertModel": "embed",
 }
-PRECISIONS = ("float32", "bfloat16", "int8")
+OWNERS = {"top_k": "fill-mask", "pooling": "embed", "normalize": "embed"}
+"""The options that one task alone has."""
 
 
 def choose_inference_precision(name: str, device: torch.device) -> str:
@@ -63,9 +65,8 @@ def choose_task(task: str | None, config: UltraFastBertConfig, folder: str) -> s
 def check_relevance(task: str, **options: object) -> None:
     """Raise `ConfigError` for an option that another task has."""
     for name, value in options.items():
-        owner = "fill-mask" if name == "top_k" else "embed"
-        if value is not None and task != owner:
-            raise ConfigError(f"{name} is an option of the task {owner}; the task here is {task}")
+        if value is not None and task != OWNERS[name]:
+            raise ConfigError(f"{name} is an option of the task {OWNERS[name]}; the task here is {task}")
 
 
 def check_length(max_length: int | None, config: UltraFastBertConfig, default: int | None) -> int:

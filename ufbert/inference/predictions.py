@@ -6,7 +6,6 @@ A task knows the model class it needs, which texts it cannot take, and how hidde
 from __future__ import annotations
 
 import abc
-import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -17,6 +16,8 @@ import torch
 from ufbert.errors import CheckpointError, ConfigError, DataError
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForSequenceClassification
+from ufbert.model.pooling import pool_by_length
+from ufbert.settings.inference import POOLINGS
 from ufbert.text.batching import Example, Window
 from ufbert.text.long_texts import TextPart
 
@@ -118,8 +119,8 @@ class Embed(Task):
     columns = ("embedding",)
 
     def __init__(self, model: UltraFastBertModel, pooling: str, normalize: bool) -> None:
-        if pooling not in ("mean", "cls"):
-            raise ConfigError(f"unknown pooling {pooling!r}; known: mean, cls")
+        if pooling not in POOLINGS:
+            raise ConfigError(f"unknown pooling {pooling!r}; known: {', '.join(POOLINGS)}")
         self.model, self.pooling, self.normalize = model, pooling, normalize
 
     def predict(
@@ -134,19 +135,7 @@ class Embed(Task):
         `finish` gives the vectors their length of 1.
         """
         hidden = self.model.encode(input_ids, attention_mask, token_type_ids).float()  # (B, T, H)
-        if self.pooling == "cls":
-            vectors = hidden[:, 0]
-        elif attention_mask is None:
-            vectors = hidden.mean(1)
-        else:
-            # Each length by itself: padding would change the order of the sum, and with it the last bits.
-            lengths = attention_mask.sum(1).tolist()
-            means = []
-            for length, run in itertools.groupby(range(len(lengths)), key=lengths.__getitem__):
-                rows = list(run)
-                means.append(hidden[rows[0] : rows[-1] + 1, :length].mean(1))
-            vectors = torch.cat(means)
-        return list(_finite(vectors).numpy())
+        return list(_finite(pool_by_length(hidden, attention_mask, self.pooling)).numpy())
 
     def join(
         self,

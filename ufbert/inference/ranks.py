@@ -1,15 +1,15 @@
 """One input, several processes: which rows are whose under torchrun, and where their results go.
 
-Row i of the input belongs to process i modulo their number, as `datasets` splits a stream among nodes. Each reads
-the whole input, which takes a small part of the time that a model does, and writes a part file of its own. No
-process waits for another, so nodes may start late, fail and be resumed alone.
+Row i of the input belongs to process i modulo their number. Each reads the whole input, which takes a small part
+of the time that a model does, and writes a part file of its own. No process waits for another, so nodes may start
+late, fail and be resumed alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ufbert.system.processes import World
 from ufbert.text.batching import Example
@@ -24,17 +24,6 @@ def part_path(output: Path, world: World) -> Path:
     return output.with_name(f"{output.stem}-{world.rank:05}-of-{world.size:05}{output.suffix}")
 
 
-def own_examples(examples: Callable[[], Iterator[Example]], world: World) -> Iterator[Example]:
-    """This process' share of what `examples()` yields, in order."""
-    if world.size == 1:
-        yield from examples()
-        return
-    from datasets import IterableDataset
-    from datasets.distributed import split_dataset_by_node
-
-    def rows() -> Iterator[dict[str, Any]]:
-        return ({"example": example} for example in examples())
-
-    dataset = IterableDataset.from_generator(rows)
-    for row in split_dataset_by_node(dataset, rank=world.rank, world_size=world.size):
-        yield row["example"]
+def own_examples(examples: Iterator[Example], world: World) -> Iterator[Example]:
+    """This process' share of all examples, in order."""
+    return itertools.islice(examples, world.rank, None, world.size)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,7 +23,7 @@ from ufbert.inference.results.partial import (
     open_partial,
     partial_path,
 )
-from ufbert.inference.results.writers import ResultWriter
+from ufbert.inference.results.writers import Record, ResultWriter
 from ufbert.reporting import note
 from ufbert.system.allocation import keep_freed_memory
 from ufbert.system.processes import World, described_world, take_gpu
@@ -33,125 +33,101 @@ from ufbert.text.files import STDIN, expand_paths
 from .display import Display
 from .pipeline import Pipeline
 from .ranks import own_examples, part_path
-from .sources import BadRows, Source, check_input_format, estimate_rows
+from .request import InferenceRequest, build_pipeline
+from .sources import BadRows, InputRows, check_input_format, estimate_rows
 
 __all__ = ["infer_files"]
 
 
-def infer_files(
-    checkpoint: str,
-    inputs: Sequence[str],
-    *,
-    output: Path | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    text_column: str = "text",
-    pair_column: str | None = None,
-    id_columns: Sequence[str] = (),
-    keep_text: bool = True,
-    input_format: str | None = None,
-    skip_bad: bool = False,
-    threads: int | None = None,
-    **pipeline_options: Any,
-) -> None:
-    """Run a checkpoint over the texts of files (`text.files.expand_paths`) and write a result for each, in order.
+def infer_files(request: InferenceRequest) -> None:
+    """Run a checkpoint over the texts of files and write a result for each, in order.
 
-    `output` None means JSON lines on standard output. A result row holds `id_columns`, the texts unless
-    `keep_text` is off, and what `Pipeline` says of the task. `pipeline_options` are `Pipeline`'s. A bad row
-    raises `DataError` with `file:line`; with `skip_bad` it is counted and left out. With `resume` the results of
-    an interrupted run are continued. Under torchrun each process takes its share of the rows and writes a part
-    file (`ranks`). Raises `UfbertError`s.
+    A result row holds the carried columns, the texts if they are kept, and what `Pipeline` says of the task. A bad
+    row raises `DataError` with `file:line`, or is counted and left out. Under torchrun each process takes its share
+    of the rows and writes a part file (`ranks`). Raises `UfbertError`s.
     """
     # Each batch frees and takes again some 100 MB of attention weights.
     keep_freed_memory()
     world = described_world()
-    paths = expand_paths(inputs)
-    check_input_format(input_format, paths)
-    source = Source(paths, text_column, pair_column, tuple(id_columns), keep_text, input_format)
-    _check_repeatable(source, output, world, resume)
-    if output is not None:
-        output = part_path(output, world)
-        if resume and not overwrite and output.is_file() and not partial_path(output).exists():
-            note(f"{output}: is complete; nothing to resume")
+    paths = expand_paths(request.inputs)
+    check_input_format(request.input_format, paths)
+    if request.output is not None:
+        request = dataclasses.replace(request, output=part_path(request.output, world))
+    rows = InputRows(paths, request)
+    _check_repeatable(rows, world)
+    if request.output is not None:
+        if _is_complete(request, request.output):
+            note(f"{request.output}: is complete; nothing to resume")
             return
-        check_result_path(output, overwrite=overwrite)
-        check_partial(output, resume=resume, overwrite=overwrite)
-    if threads is not None:
-        _use_threads(threads)
-    source.check(skip_bad)
-    if world.size > 1 and torch.cuda.is_available() and pipeline_options.get("device") != "cpu":
+        check_result_path(request.output, overwrite=request.overwrite)
+        check_partial(request.output, resume=request.resume, overwrite=request.overwrite)
+    if not isinstance(request.settings.threads, str):
+        _use_threads(request.settings.threads)
+    rows.check()
+    if world.size > 1 and torch.cuda.is_available() and request.settings.device != "cpu":
         take_gpu(world, torch.device("cuda"))
-    pipeline = Pipeline(checkpoint, **pipeline_options)
-    _check_columns(pipeline, source, output)
+    pipeline = build_pipeline(request)
+    _check_columns(pipeline, request)
     if world.leads:
         note(describe(pipeline) + (f", {world.size} processes" if world.size > 1 else ""))
     try:
-        _open_and_run(pipeline, source, output, world, resume, overwrite, skip_bad, pipeline_options.get("top_k"))
+        with _open(pipeline, rows, world) as results:
+            _run(pipeline, rows, results, world)
     except _NoRows:
         if world.size == 1:
             raise
         note(f"{_process(world)}no row is left for it; it writes no file")
     else:
-        if output is not None:
-            note(f"results: {output}")
+        if request.output is not None:
+            note(f"results: {request.output}")
 
 
 class _NoRows(DataError):
     """Nothing to write: an error for the whole input, but not for one of many processes."""
 
 
-def _open_and_run(
-    pipeline: Pipeline,
-    source: Source,
-    output: Path | None,
-    world: World,
-    resume: bool,
-    overwrite: bool,
-    skip_bad: bool,
-    top_k: int | None,
-) -> None:
-    """Choose how the results are kept, and make them."""
-    with contextlib.ExitStack() as stack:
-        results: PartialResults | ResultWriter
-        if output is not None and source.read_once is None:
-            run = run_identity(pipeline, source, world, skip_bad=skip_bad, top_k=top_k)
-            results = stack.enter_context(open_partial(output, run, resume=resume, overwrite=overwrite))
-        else:
-            results = stack.enter_context(open_results(output, overwrite=overwrite))
-            if output is not None and overwrite:
-                discard_partial(output)
-        _run(pipeline, source, results, world, skip_bad=skip_bad, on_stdout=output is None)
+def _is_complete(request: InferenceRequest, output: Path) -> bool:
+    return request.resume and not request.overwrite and output.is_file() and not partial_path(output).exists()
 
 
-def _run(
-    pipeline: Pipeline,
-    source: Source,
-    results: PartialResults | ResultWriter,
-    world: World,
-    *,
-    skip_bad: bool,
-    on_stdout: bool,
-) -> None:
+@contextlib.contextmanager
+def _open(pipeline: Pipeline, rows: InputRows, world: World) -> Iterator[PartialResults | ResultWriter]:
+    """Where the results go: to a file that can be resumed if the input can be read again."""
+    output, overwrite = rows.request.output, rows.request.overwrite
+    if output is not None and rows.read_once is None:
+        run = run_identity(pipeline, rows, world)
+        with open_partial(output, run, resume=rows.request.resume, overwrite=overwrite) as partial:
+            yield partial
+        return
+    with open_results(output, overwrite=overwrite) as whole:
+        if output is not None and overwrite:
+            discard_partial(output)
+        yield whole
+
+
+def _run(pipeline: Pipeline, rows: InputRows, results: PartialResults | ResultWriter, world: World) -> None:
     """Write the results of all rows that are not there yet, and say at the end what was done."""
     progress = results.progress if isinstance(results, PartialResults) else Progress()
     before = progress.texts, progress.tokens
     # Every process meets the rows that cannot be read; the first one speaks of them. Those that the task cannot
     # take belong to one process.
+    skip_bad = rows.request.skip_bad
     unreadable = BadRows(silent=not world.leads) if skip_bad else None
     unusable = BadRows() if skip_bad else None
-    examples = own_examples(lambda: source.examples(unreadable), world)
+    examples = own_examples(rows.examples(unreadable), world)
     if progress.read:
         note(f"{_process(world)}going on after {progress.texts:,} texts")
         _pass_over(examples, progress.read, unreadable)
-    total = estimate_rows(source.paths)
+    total = estimate_rows(rows.paths)
     total = None if total is None else total // world.size
     start = time.monotonic()
+    on_stdout = rows.request.output is None
     with Display(total, done=progress.texts, results_on_stdout=on_stdout, shown=world.leads) as display:
         for window in pipeline.run(examples, unusable, done=progress.windows):
             columns = pipeline.columns
             results.write(
                 [
-                    e.carried | (p if isinstance(p, dict) else {columns[0]: p})
+                    Record(e.carried, p if isinstance(p, dict) else {columns[0]: p})
                     for e, p in zip(window.examples, window.predictions, strict=True)
                 ]
             )
@@ -212,36 +188,33 @@ def _process(world: World) -> str:
 
 
 def _use_threads(threads: int) -> None:
-    if threads < 1:
-        raise ConfigError(f"threads must be at least 1, not {threads}")
     torch.set_num_threads(threads)  # CMM's kernels follow it
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # read when the tokenizer first works
 
 
-def _check_repeatable(source: Source, output: Path | None, world: World, resume: bool) -> None:
+def _check_repeatable(rows: InputRows, world: World) -> None:
     """Raise `ConfigError` where the input must be read more than once and cannot be, or the output has no name."""
+    resume = rows.request.resume
     if not resume and world.size == 1:
         return
-    if output is None:
+    if rows.request.output is None:
         need = "--resume continues a file" if resume else f"{world.size} processes write a file each"
         raise ConfigError(f"{need}; give --output")
-    if (path := source.read_once) is not None:
+    if (path := rows.read_once) is not None:
         purpose = "be resumed" if resume else f"be shared by {world.size} processes"
         name = "standard input" if path == STDIN else f"{path}, a pipe,"
         raise ConfigError(f"{name} cannot {purpose}, because it can be read only once; put the texts into a file")
 
 
-def _check_columns(pipeline: Pipeline, source: Source, output: Path | None) -> None:
+def _check_columns(pipeline: Pipeline, request: InferenceRequest) -> None:
     """Raise `ConfigError` where the input's columns and the output's do not go together."""
-    carried = list(source.id_columns)
-    if source.keep_text:
-        carried += [source.text_column, *([source.pair_column] if source.pair_column else [])]
+    output = request.output
     if output is not None and output.suffix.lower() == ".npy":
         if pipeline.task != "embed":
             raise ConfigError(f"--output {output}: .npy holds embeddings only; write .jsonl, .csv or .parquet")
-        if source.id_columns:
+        if request.id_columns:
             raise ConfigError(f"--output {output}: .npy cannot hold --id-column; write .parquet or .jsonl")
-    if clash := next((name for name in carried if name in pipeline.columns), None):
+    if clash := next((name for name in request.carried_columns if name in pipeline.columns), None):
         raise ConfigError(
             f"column {clash!r} of the input would collide with the result's {clash!r}; rename it, "
             "or use --no-keep-text if it is the text"

@@ -9,9 +9,11 @@ from pathlib import Path
 from ufbert.errors import ConfigError, DataError
 from ufbert.reporting import note
 from ufbert.text.batching import Example
-from ufbert.text.files import STDIN, file_format, read_rows
+from ufbert.text.files import STDIN, Row, file_format, read_rows
 
-__all__ = ["BadRows", "Source", "check_input_format", "estimate_rows"]
+from .request import InferenceRequest
+
+__all__ = ["BadRows", "InputRows", "check_input_format", "estimate_rows"]
 
 SHOWN_BAD_ROWS = 5
 STDIN_FORMATS = ("txt", "jsonl", "csv", "tsv")
@@ -19,15 +21,11 @@ SAMPLED_BYTES = 1 << 22
 
 
 @dataclass
-class Source:
-    """Which rows of which files are read, and how."""
+class InputRows:
+    """The rows of `paths`, with the columns that a request names."""
 
     paths: list[Path]
-    text_column: str
-    pair_column: str | None
-    id_columns: tuple[str, ...]
-    keep_text: bool
-    input_format: str | None
+    request: InferenceRequest
 
     def examples(self, bad_rows: BadRows | None) -> Iterator[Example]:
         """The rows of all files in order."""
@@ -39,33 +37,61 @@ class Source:
         """The first of the paths that cannot be read a second time: standard input or a pipe."""
         return next((path for path in self.paths if not path.is_file()), None)
 
-    def check(self, skip_bad: bool) -> None:
-        """Read a first row of every file, so that a wrong column or an empty file fails before the work."""
+    def check(self) -> None:
+        """Read a first row of every file, so that a wrong column or an empty file fails before the work.
+
+        Of JSON lines as much is read as it takes to meet every carried key, for a key may be absent from any row.
+        Raises `DataError` for a key that no row has, unless it may still come out of what can be read only once.
+        """
+        unseen = list(self.request.id_columns)
+        first: Row | None = None
         for path in self.paths:
-            if path.is_file():  # standard input and pipes can be read only once
-                next(self._of_file(path, BadRows(silent=True) if skip_bad else None), None)
+            if not path.is_file():  # standard input and pipes can be read only once
+                continue
+            row = next(self._rows(path, BadRows(silent=True) if self.request.skip_bad else None), None)
+            if row is None:
+                continue
+            first = first or row
+            unseen = [name for name in unseen if name not in row.fields]
+            rest = self._rows(path, BadRows(silent=True)) if unseen else ()
+            for later in rest:
+                unseen = [name for name in unseen if name not in later.fields]
+                if not unseen:
+                    break
+        if unseen and first is not None and self.read_once is None:
+            known = ", ".join(first.fields)
+            raise DataError(f"{first.where}: no column {unseen[0]!r} in this row nor in any other; it has: {known}")
 
     def _of_file(self, path: Path, bad_rows: BadRows | None) -> Iterator[Example]:
-        # Lines of a txt file have no column names; theirs is `text`, whatever the other files call it.
-        kind = (self.input_format if path == STDIN else None) or file_format(path) or "txt"
-        column = "text" if kind == "txt" else self.text_column
-        texts = [column, self.pair_column] if self.pair_column is not None else [column]
-        rows = read_rows(
-            path,
-            columns=self.id_columns,
-            text_columns=texts,
-            on_bad=bad_rows,
-            format=self.input_format if path == STDIN else None,
-        )
-        for row in rows:
-            carried = {name: row.fields[name] for name in self.id_columns}
+        column = self._text_column(path)
+        for row in self._rows(path, bad_rows):
+            carried = {name: row.fields.get(name) for name in self.request.id_columns}
             text = row.fields[column]
-            pair = None if self.pair_column is None else row.fields[self.pair_column]
-            if self.keep_text:
-                carried[self.text_column] = text
-                if self.pair_column is not None:
-                    carried[self.pair_column] = pair
+            pair_column = self.request.pair_column
+            pair = None if pair_column is None else row.fields[pair_column]
+            if self.request.settings.keep_text:
+                carried[self.request.settings.text_column] = text
+                if pair_column is not None:
+                    carried[pair_column] = pair
             yield Example(text, pair, row.where, carried)
+
+    def _rows(self, path: Path, bad_rows: BadRows | None) -> Iterator[Row]:
+        texts = [self._text_column(path), self.request.pair_column]
+        return read_rows(
+            path,
+            # JSON objects come whole, so that one without a carried key is no error.
+            columns=None if self._format(path) == "jsonl" else self.request.id_columns,
+            text_columns=[name for name in texts if name is not None],
+            on_bad=bad_rows,
+            format=self.request.input_format if path == STDIN else None,
+        )
+
+    def _format(self, path: Path) -> str:
+        return (self.request.input_format if path == STDIN else None) or file_format(path) or "txt"
+
+    def _text_column(self, path: Path) -> str:
+        # Lines of a txt file have no column names; theirs is `text`, whatever the other files call it.
+        return "text" if self._format(path) == "txt" else self.request.settings.text_column
 
 
 @dataclass

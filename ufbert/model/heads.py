@@ -10,6 +10,7 @@ from torch import nn
 
 from .config import UltraFastBertConfig
 from .encoder import ACTIVATIONS, UltraFastBertModel
+from .pooling import pool
 from .pretrained import PretrainedModel
 
 __all__ = [
@@ -136,13 +137,7 @@ class ClassificationHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """hidden (B, T, H), mask (B, T) -> (B, num_labels)."""
-        if self.pooling == "first":
-            pooled = hidden[:, 0]
-        elif attention_mask is None:
-            pooled = hidden.mean(1)
-        else:
-            weight = attention_mask[:, :, None].to(hidden.dtype)
-            pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+        pooled = pool(hidden, attention_mask, self.pooling)  # (B, H)
         scores: torch.Tensor = self.scores(self.dropout(torch.tanh(self.dense(pooled))))
         return scores
 

@@ -67,7 +67,7 @@ def plan_run(
     stored = settings_from_dict(state.settings, str(chosen / STATE_FILE))
     settings = load_settings(config, overrides, options=options, base=stored)
     for key, (old, new) in differences(stored, settings).items():
-        if key not in FREE and not key.startswith("finetuning."):
+        if key not in FREE and not key.startswith(("finetuning.", "inference.")):
             raise ConfigError(
                 f"{chosen}: this run has {key} = {old!r}, not {new!r}; resume it without that change, "
                 "or start another run with another --out"

@@ -17,6 +17,7 @@ from .checks import at_least as _at_least
 from .checks import in_range as _in_range
 from .checks import one_of as _one_of
 from .distillation import DistillationSettings
+from .inference import InferenceSettings
 
 __all__ = [
     "ENDS",
@@ -233,6 +234,7 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     finetuning: FinetuningSettings = field(default_factory=FinetuningSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
 
     def __post_init__(self) -> None:
         if self.data.sequence_length > self.model.max_position_embeddings:

@@ -14,12 +14,11 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from ufbert.errors import ConfigError
+from ufbert.settings.inference import LONG_TEXTS
 
 from .tokenization import EncodedBatch, encode_raw, stack_rows
 
-__all__ = ["LONG_TEXTS", "SplitBatch", "TextPart", "choose_overlap", "encode_parts"]
-
-LONG_TEXTS = ("truncate", "window")
+__all__ = ["SplitBatch", "TextPart", "choose_overlap", "encode_parts"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ufbert.model.encoder import UltraFastBertModel
+from ufbert.model.pooling import pool
 from ufbert.system.devices import autocast
 from ufbert.training.budget import TrainingBudget
 from ufbert.training.optimization import set_learning_rate
@@ -17,7 +18,7 @@ from ufbert.training.schedules import one_cycle
 from .layer_inputs import record_hidden_states
 from .texts import Batch
 
-__all__ = ["StepReport", "pool", "train_end_to_end"]
+__all__ = ["StepReport", "train_end_to_end"]
 
 BETAS = (0.9, 0.98)
 EMBEDDING_WEIGHT = 5.0
@@ -61,7 +62,8 @@ def train_end_to_end(
             hidden = torch.stack(
                 [_hidden_loss(g[present].float(), w[present].float()) for g, w in zip(got, wanted, strict=True)]
             ).mean()
-            embedding = 1.0 - F.cosine_similarity(pool(got[-1], mask, pooling), pool(wanted[-1], mask, pooling)).mean()
+            mine, theirs = (pool(states[-1].float(), mask, pooling) for states in (got, wanted))  # (B, H)
+            embedding = 1.0 - F.cosine_similarity(mine, theirs).mean()
             loss = hidden + EMBEDDING_WEIGHT * embedding
             optimizer.zero_grad()
             loss.backward()
@@ -78,11 +80,3 @@ def _hidden_loss(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Mean squared error of (tokens, H) over the variance across tokens."""
     variance = (wanted - wanted.mean(0)).square().mean().clamp(min=1e-12)
     return (got - wanted).square().mean() / variance
-
-
-def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """hidden (B, T, H), mask (B, T) -> embeddings (B, H): the first token's, or the mean over the tokens."""
-    if pooling == "cls":
-        return hidden[:, 0].float()
-    weight = mask[:, :, None].float()
-    return (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from ufbert.model.config import UltraFastBertConfig
 from ufbert.model.encoder import UltraFastBertModel
+from ufbert.model.pooling import pool
 from ufbert.reporting import console, note
 
-from .end_to_end import pool
 from .layer_inputs import record_hidden_states
 from .texts import Batch
 

@@ -1,73 +1,43 @@
-"""Result rows as Arrow tables: into a parquet file, or into a file of blocks that can be cut off and continued."""
+"""Result rows as Arrow tables: into a file of blocks that can be cut off and continued, and from it into parquet."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
-from ufbert.errors import DataError
-
+from .column_types import Kinds, arrow_array
 from .writers import Record, ResultWriter
 
-__all__ = ["ArrowWriter", "ParquetWriter", "blocks_to_parquet"]
+__all__ = ["ArrowWriter", "ParquetWriter"]
 
-
-class ParquetWriter(ResultWriter):
-    """A row group a block, compressed with zstd. A vector becomes a fixed-size list of float32.
-
-    The first block fixes the column types; a column without any value in it holds strings. Raises
-    `DataError` for a later value of another type.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__(stream)
-        self.writer: Any = None
-
-    def write(self, records: Sequence[Record]) -> None:
-        """Append the records as one row group."""
-        if records:
-            self.write_table(_table(records, None if self.writer is None else self.writer.schema))
-
-    def write_table(self, table: Any) -> None:
-        """Append a pyarrow Table as one row group."""
-        import pyarrow.parquet as pq
-
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(self.stream, table.schema, compression="zstd")
-        self.writer.write_table(table)
-
-    def finish(self) -> None:
-        """Write the footer."""
-        if self.writer is not None:
-            self.writer.close()
-
-    def abandon(self) -> None:
-        """Close while the stream is still open; otherwise pyarrow would at some later time, and complain."""
-        if self.writer is not None:
-            with contextlib.suppress(OSError):
-                self.writer.close()
-            self.writer.is_open = False
+# Of a block's column whose values no Arrow type holds as they are; they are JSON.
+AS_JSON = {"values": "json"}
 
 
 class ArrowWriter(ResultWriter):
     """Every block an Arrow IPC stream of its own, so that the file is whole up to the end of each.
 
-    A parquet file is readable only with its footer, which nobody writes when a process is killed.
+    A parquet file is readable only with its footer, which nobody writes when a process is killed; and its first
+    row group fixes the types of all, which only the last row may tell. So a block has the types of its own values,
+    and `write_parquet` those that hold the values of all blocks (`column_types`).
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream)
-        self.schema: Any = None
+        self.columns: dict[str, Kinds] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What the columns have held so far."""
+        return {"columns": {name: kinds.to_json() for name, kinds in self.columns.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take the column types of the blocks that are there."""
-        self.schema = next((table.schema for table in _blocks(self.stream)), None)
-        self.stream.seek(0, os.SEEK_END)
+        """Remember what the columns have held."""
+        self.columns = {name: Kinds.from_json(kinds) for name, kinds in state["columns"].items()}
 
     def write(self, records: Sequence[Record]) -> None:
         """Append the records as one block."""
@@ -75,25 +45,74 @@ class ArrowWriter(ResultWriter):
 
         if not records:
             return
-        table = _table(records, self.schema)
-        self.schema = table.schema
+        rows = [record.columns for record in records]
+        fields, arrays = [], []
+        for name in rows[0]:
+            field, array = self._column(name, [row[name] for row in rows])
+            fields.append(field)
+            arrays.append(array)
+        table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_stream(buffer, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
             writer.write_table(table)
         self.stream.write(buffer.getvalue())
 
+    def _column(self, name: str, values: list[Any]) -> tuple[Any, Any]:
+        """A block's field and array, which give back the values as they are."""
+        import pyarrow as pa
 
-def blocks_to_parquet(blocks: BinaryIO, destination: Path) -> None:
-    """Write what `ArrowWriter` wrote as a parquet file with the same blocks, one in memory at a time."""
-    with destination.open("wb") as stream:
-        writer = ParquetWriter(stream)
+        kinds = Kinds()
+        kinds.add(values)
+        uniform = kinds.uniform(missing_keys=kinds.beyond_json)
+        if not uniform and kinds.beyond_json:
+            kinds.names.add("text")  # JSON keeps no more of them
+        self.columns.setdefault(name, Kinds()).merge(kinds)
+        if uniform:
+            return pa.field(name, kinds.arrow_type()), arrow_array(values, kinds.arrow_type(), uniform=True)
+        lines = [None if value is None else json.dumps(value, default=str) for value in values]
+        return pa.field(name, pa.string(), metadata=AS_JSON), pa.array(lines, type=pa.string())
+
+    def write_parquet(self, destination: BinaryIO) -> None:
+        """Write everything as a parquet file, a row group a block, compressed with zstd, one in memory at a time."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema([(name, kinds.arrow_type()) for name, kinds in self.columns.items()])
+        writer = pq.ParquetWriter(destination, schema, compression="zstd")
         try:
-            for table in _blocks(blocks):
-                writer.write_table(table)
-            writer.finish()
+            for table in _blocks(self.stream):
+                arrays = [_with_type(table, field) for field in schema]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            writer.close()
         except BaseException:
-            writer.abandon()
+            # While the file is still open; otherwise pyarrow would at some later time, and complain.
+            with contextlib.suppress(OSError):
+                writer.close()
+            writer.is_open = False
             raise
+
+
+class ParquetWriter(ResultWriter):
+    """Keeps the blocks of an `ArrowWriter` in a nameless file beside the result until the last one is there."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__(stream)
+        self.blocks = tempfile.TemporaryFile(dir=Path(stream.name).parent)  # noqa: SIM115  (closed by the two ends)
+        self.writer = ArrowWriter(self.blocks)
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Append the records as one row group."""
+        self.writer.write(records)
+
+    def finish(self) -> None:
+        """Write the file."""
+        self.writer.write_parquet(self.stream)
+        self.blocks.close()
+
+    def abandon(self) -> None:
+        """Let the blocks go."""
+        with contextlib.suppress(OSError):  # a full disk, once more
+            self.blocks.close()
 
 
 def _blocks(stream: BinaryIO) -> Iterator[Any]:
@@ -106,45 +125,13 @@ def _blocks(stream: BinaryIO) -> Iterator[Any]:
             yield reader.read_all()
 
 
-def _table(records: Sequence[Record], schema: Any) -> Any:
-    """A pyarrow Table of `schema`, or of the types that are found in the records.
-
-    A column without any value in it holds strings. Raises `DataError` for a value of another type.
-    """
-    import pyarrow as pa
-
-    if schema is None:
-        schema = pa.schema([(key, _arrow_type(key, records)) for key in records[0]])
-    arrays = [_arrow_array([r[field.name] for r in records], field) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _arrow_type(key: str, records: Sequence[Record]) -> Any:
-    import pyarrow as pa
-
-    first = records[0][key]
-    if isinstance(first, np.ndarray):
-        return pa.list_(pa.float32(), len(first))
-    try:
-        found = pa.array([r[key] for r in records]).type
-    except (pa.ArrowException, OverflowError) as error:
-        raise _mixed(key, error) from error
-    return pa.string() if pa.types.is_null(found) else found
-
-
-def _arrow_array(values: list[Any], field: Any) -> Any:
-    import pyarrow as pa
-
-    if isinstance(values[0], np.ndarray):
-        return pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(values)), type=field.type)
-    try:
-        return pa.array(values, type=field.type)
-    except (pa.ArrowException, OverflowError) as error:
-        raise _mixed(field.name, error) from error
-
-
-def _mixed(key: str, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0]
-    return DataError(
-        f"column {key!r} has values of several types, which parquet cannot hold ({reason}); write .jsonl instead"
-    )
+def _with_type(table: Any, field: Any) -> Any:
+    """The column of a block as the field's type."""
+    column, own = table[field.name], table.schema.field(field.name)
+    as_json = bool(own.metadata)
+    if not as_json and own.type == field.type:
+        return column
+    values = column.to_pylist()
+    if as_json:
+        values = [None if value is None else json.loads(value) for value in values]
+    return arrow_array(values, field.type)

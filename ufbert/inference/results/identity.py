@@ -8,20 +8,19 @@ from typing import Any
 
 import ufbert
 from ufbert.inference.pipeline import Pipeline
-from ufbert.inference.sources import Source
+from ufbert.inference.sources import InputRows
 from ufbert.system.processes import World
 
 __all__ = ["run_identity"]
 
 
-def run_identity(
-    pipeline: Pipeline, source: Source, world: World, *, skip_bad: bool, top_k: int | None
-) -> dict[str, Any]:
+def run_identity(pipeline: Pipeline, rows: InputRows, world: World) -> dict[str, Any]:
     """Everything that the results hang on, as plain JSON values; the number of threads changes only the speed."""
+    request = rows.request
     return {
         "version": ufbert.__version__,
         "task": pipeline.task,
-        "top_k": top_k,
+        "top_k": request.settings.top_k if pipeline.task == "fill-mask" else None,
         "pooling": pipeline.pooling,
         "normalize": pipeline.normalize,
         "max_length": pipeline.max_length,
@@ -31,14 +30,14 @@ def run_identity(
         "precision": pipeline.precision,
         "device": pipeline.device.type,
         "backend": pipeline.backend,
-        "text_column": source.text_column,
-        "pair_column": source.pair_column,
-        "id_columns": list(source.id_columns),
-        "keep_text": source.keep_text,
-        "skip_bad": skip_bad,
+        "text_column": request.settings.text_column,
+        "pair_column": request.pair_column,
+        "id_columns": list(request.id_columns),
+        "keep_text": request.settings.keep_text,
+        "skip_bad": request.skip_bad,
         "process": f"{world.rank} of {world.size}",
         "checkpoint": _files(sorted(f for f in pipeline.folder.iterdir() if f.suffix in (".json", ".safetensors"))),
-        "inputs": _files(source.paths),
+        "inputs": _files(rows.paths),
     }
 
 

@@ -21,7 +21,7 @@ from ufbert.inference.pipeline import WindowResults
 from ufbert.reporting import note
 from ufbert.system.atomic import explain_failure, write_file
 
-from .arrow_writers import ArrowWriter, blocks_to_parquet
+from .arrow_writers import ArrowWriter
 from .files import RESULT_FORMATS, check_result_path
 from .writers import Record, ResultWriter
 
@@ -88,6 +88,10 @@ def _journal_path(output: Path) -> Path:
     return output.with_name(output.name + ".partial.json")
 
 
+def _no_journal(file: Path) -> OutputError:
+    return OutputError(f"{file}: is no journal of a run; start over with --overwrite")
+
+
 def check_partial(output: Path, *, resume: bool = False, overwrite: bool = False) -> Journal | None:
     """The journal of an interrupted run that can be continued; None if there is none, or if it is not wanted.
 
@@ -102,7 +106,7 @@ def check_partial(output: Path, *, resume: bool = False, overwrite: bool = False
         content = json.loads(file.read_text(encoding="utf-8"))
         journal = Journal(content["run"], Progress(**content["progress"]), content["bytes"], content["writer"])
     except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{file}: is no journal of a run; start over with --overwrite") from error
+        raise _no_journal(file) from error
     except OSError as error:
         raise OutputError(f"{file}: cannot be read: {error.strerror}") from error
     if partial.stat().st_size < journal.bytes:
@@ -160,7 +164,10 @@ class PartialResults:
         stream.truncate(self.journal.bytes)
         stream.seek(self.journal.bytes)
         if journal is not None:
-            self.writer.restore(journal.writer)
+            try:
+                self.writer.restore(journal.writer)
+            except (ValueError, KeyError, TypeError) as error:
+                raise _no_journal(_journal_path(output)) from error
 
     def write(self, records: Sequence[Record]) -> None:
         """Append the records."""
@@ -188,8 +195,8 @@ class PartialResults:
         self.save()
         partial = partial_path(self.output)
         if isinstance(self.writer, ArrowWriter):
-            with write_file(self.output, replace=True) as temporary:
-                blocks_to_parquet(self.stream, temporary)
+            with write_file(self.output, replace=True) as temporary, temporary.open("wb") as stream:
+                self.writer.write_parquet(stream)
             partial.unlink()
         else:
             self.writer.finish()

@@ -1,7 +1,4 @@
-"""Result rows into jsonl, csv and npy files, block after block.
-
-A row is a dict of plain values, nested ones (lists, dicts with string keys), and float32 vectors.
-"""
+"""Result rows into jsonl, csv and npy files, block after block."""
 
 from __future__ import annotations
 
@@ -10,17 +7,33 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from ufbert.errors import ConfigError
+
+from .json_text import json_text
+
 __all__ = ["CsvWriter", "JsonLinesWriter", "NpyWriter", "Record", "ResultWriter"]
 
-Record = dict[str, Any]
+
+class Record(NamedTuple):
+    """A row of a result file. The keys of both are columns, the same ones in all records."""
+
+    carried: dict[str, Any]
+    """Out of the input, of any kind that JSON or parquet has, which may change from row to row."""
+    result: dict[str, Any]
+    """The task's: plain values, lists, objects with the same keys in all records, and float32 vectors."""
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """All of them."""
+        return self.carried | self.result
 
 
 class ResultWriter(abc.ABC):
-    """Takes blocks of records that all have the same keys, and writes them to a stream that can seek."""
+    """Takes blocks of records and writes them to a stream that can seek."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
@@ -44,7 +57,10 @@ class ResultWriter(abc.ABC):
 
 
 class JsonLinesWriter(ResultWriter):
-    """One JSON object a line, in UTF-8. Vectors have 9 significant digits, which is all that float32 holds."""
+    """One JSON object a line, in UTF-8; a carried NaN is null, for JSON has none.
+
+    Vectors have 9 significant digits, which is all that float32 holds.
+    """
 
     def write(self, records: Sequence[Record]) -> None:
         """The block in one go, so that a reader of a pipe gets whole lines."""
@@ -55,9 +71,10 @@ class JsonLinesWriter(ResultWriter):
 
     @staticmethod
     def _line(record: Record) -> bytes:
-        vectors = {k: v for k, v in record.items() if isinstance(v, np.ndarray)}
-        plain = {k: v for k, v in record.items() if k not in vectors} if vectors else record
-        text = json.dumps(plain, ensure_ascii=False, default=str)
+        columns = record.columns
+        vectors = {k: v for k, v in record.result.items() if isinstance(v, np.ndarray)}
+        plain = {k: v for k, v in columns.items() if k not in vectors} if vectors else columns
+        text = json_text(plain)
         # One % over the whole vector takes a third of the time of json on a list of its numbers.
         for key, vector in vectors.items():
             numbers = ", ".join(["%.9g"] * len(vector)) % tuple(vector.tolist())
@@ -66,7 +83,11 @@ class JsonLinesWriter(ResultWriter):
 
 
 class CsvWriter(ResultWriter):
-    """RFC 4180 with a header row. A dict or a vector becomes a column for each entry, a list JSON text."""
+    """RFC 4180 with a header row. A result's object or vector becomes a column for each entry, a list JSON text.
+
+    A carried object stays in one column, as JSON text: the next one may have other keys, for which the header that
+    is written already has no place. Raises `ConfigError` where two columns would have one name.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream)
@@ -77,13 +98,20 @@ class CsvWriter(ResultWriter):
         if not records:
             return
         text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        for record in records:
-            cells = _flat(record)
-            if self.header is None:
-                self.header = list(cells)
-                writer.writerow(self.header)
-            writer.writerow(cells.values())
+        rows = [(_carried_cells(record.carried), _result_cells(record.result)) for record in records]
+        first = self.header is None
+        if self.header is None:
+            carried, result = rows[0]
+            if clash := next((name for name in carried if name in result), None):
+                raise ConfigError(
+                    f"column {clash!r} of the input would collide with the result's {clash!r}; rename it, "
+                    "or write .jsonl or .parquet"
+                )
+            self.header = [*carried, *result]
+        writer = csv.DictWriter(text, self.header, lineterminator="\n")
+        if first:
+            writer.writeheader()
+        writer.writerows(carried | result for carried, result in rows)
         self.stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
     def state(self) -> dict[str, Any]:
@@ -95,15 +123,19 @@ class CsvWriter(ResultWriter):
         self.header = state["header"]
 
 
-def _flat(record: Record) -> Record:
-    cells: Record = {}
-    for key, value in record.items():
+def _carried_cells(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: json_text(v) if isinstance(v, dict | list | tuple) else v for key, v in values.items()}
+
+
+def _result_cells(values: dict[str, Any]) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    for key, value in values.items():
         if isinstance(value, dict):
             cells |= {f"{key}_{name}": entry for name, entry in value.items()}
         elif isinstance(value, np.ndarray):
             cells |= {f"{key}_{i}": f"{entry:.9g}" for i, entry in enumerate(value.tolist())}
         elif isinstance(value, list):
-            cells[key] = json.dumps(value, ensure_ascii=False, default=str)
+            cells[key] = json_text(value)
         else:
             cells[key] = value
     return cells
@@ -120,7 +152,7 @@ class NpyWriter(ResultWriter):
         """Append the rows behind a header that is corrected at the end."""
         if not records:
             return
-        vectors = [v for r in records for v in r.values() if isinstance(v, np.ndarray)]
+        vectors = [v for r in records for v in r.result.values() if isinstance(v, np.ndarray)]
         block = np.stack(vectors).astype("<f4", copy=False)
         if not self.width:
             self.width = block.shape[1]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ufbert.inference.engine import PackedEncoder
-from ufbert.inference.options import PRECISIONS
 from ufbert.inference.pipeline import Pipeline
 from ufbert.model.encoder import UltraFastBertModel
+from ufbert.settings.inference import PRECISIONS
 from ufbert.system.allocation import keep_freed_memory
 from ufbert.system.devices import autocast
 

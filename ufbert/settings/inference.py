@@ -1,0 +1,71 @@
+"""What `ufbert infer` is told of any input: the section `[inference]`. Imports nothing heavy: `--help` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ufbert.errors import ConfigError
+
+from .checks import at_least, one_of
+
+__all__ = ["AUTO", "LONG_TEXTS", "POOLINGS", "PRECISIONS", "TASKS", "InferenceSettings"]
+
+AUTO = "auto"
+TASKS = ("fill-mask", "classify", "embed")
+POOLINGS = ("mean", "cls")
+PRECISIONS = ("float32", "bfloat16", "int8")
+LONG_TEXTS = ("truncate", "window")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """How texts are read and predicted. What belongs to one task only is passed over by the others."""
+
+    task: str = AUTO
+    """`fill-mask`, `classify` or `embed`; `auto` is what the checkpoint was made for."""
+    text_column: str = "text"
+    """Column or key of the text in jsonl, csv, tsv and parquet."""
+    pair_column: str = ""
+    """Column of a second text, encoded together with the first; empty for none."""
+    keep_text: bool = True
+    """Whether the output repeats the text."""
+    top_k: int = 5
+    """`fill-mask`: candidates for each mask."""
+    pooling: str = AUTO
+    """`embed`: the tokens' `mean` or the first token's state, `cls`; `auto` is the checkpoint's own, or `mean`."""
+    normalize: bool | str = AUTO
+    """`embed`: whether vectors have length 1; `auto` is what the checkpoint's own have, or no."""
+    max_length: int | str = AUTO
+    """Tokens of a text, special ones included; `auto` is the model's maximum, or of its embeddings."""
+    long_text: str = "truncate"
+    """`truncate` longer texts, or `window`: read them whole in windows and join the results."""
+    stride: int | str = AUTO
+    """`window`: tokens that neighbouring windows share; `auto` is a quarter of a window."""
+    batch_size: int | str = AUTO
+    """Texts of a batch; `auto` is as many as have about 4,096 tokens on a CPU, 65,536 on a GPU."""
+    precision: str = AUTO
+    """`float32`, `bfloat16`, `int8` on a CPU, or `auto`, which takes bfloat16 where the hardware multiplies it."""
+    threads: int | str = AUTO
+    """CPU threads; `auto` is one for each core."""
+    device: str = AUTO
+    """`auto`, `cpu` or `cuda`."""
+    backend: str = AUTO
+    """Of the fast feedforward layers: `auto`, `reference`, `numba` or `cuda`."""
+
+    def __post_init__(self) -> None:
+        one_of("inference.task", self.task, (AUTO, *TASKS))
+        if not self.text_column:
+            raise ConfigError("inference.text_column is empty; name the column of the text")
+        at_least("inference.top_k", self.top_k, 1)
+        one_of("inference.pooling", self.pooling, (AUTO, *POOLINGS))
+        if isinstance(self.normalize, str) and self.normalize != AUTO:
+            raise ConfigError(f"inference.normalize must be true, false or auto, not {self.normalize!r}")
+        for name, least in (("max_length", 1), ("stride", 0), ("batch_size", 1), ("threads", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                at_least(f"inference.{name}", value, least)
+            elif value != AUTO:
+                raise ConfigError(f"inference.{name} must be a whole number or auto, not {value!r}")
+        one_of("inference.long_text", self.long_text, LONG_TEXTS)
+        one_of("inference.precision", self.precision, (AUTO, *PRECISIONS))
+        one_of("inference.device", self.device, (AUTO, "cpu", "cuda"))
