@@ -12,9 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli
 import torch
+from safetensors.torch import load_file
 
 from ufbert.commands.app import main
+from ufbert.pretraining.metrics import read_metrics
 
 SENTENCES = ("the cat sleeps on the red chair.", "a dog runs to the green tree.", "the bird sings in the blue sky.")
 TINY = """
@@ -100,7 +103,8 @@ def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> 
     options = ["--tokens", "600", "--seed", "3", "--out", "run", "--validation-corpus", "b.txt", "--no-plot"]
     assert run("--config", "tiny.toml", "--corpus", "a.txt", "corpus.txt", *options) == 0
     state = json.loads(Path("run/training/state.json").read_text())
-    settings = state["settings"]
+    assert "settings" not in state
+    settings = tomli.loads(Path("run/settings.toml").read_text())
     assert settings["data"]["corpus"] == "a.txt,corpus.txt"
     assert settings["data"]["validation_corpus"] == "b.txt"
     assert (settings["training"]["tokens"], settings["training"]["budget"], settings["training"]["seed"]) == (
@@ -113,8 +117,8 @@ def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> 
     assert Path("other/tokenizer.json").read_bytes() == Path("run/tokenizer.json").read_bytes()
 
 
-def interrupt_when_training(process: subprocess.Popen[str]) -> str:
-    """Send SIGINT once the run has its folder and some steps; what the process says after that."""
+def interrupt_when_training(process: subprocess.Popen[str], *signals: signal.Signals) -> str:
+    """Send `signals` once the run has its folder and some steps; what the process says after that."""
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("Training "):
@@ -123,13 +127,20 @@ def interrupt_when_training(process: subprocess.Popen[str]) -> str:
     while not Path("runs/pretrain/training/state.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
+    said = ""
+    for number in signals:
+        process.send_signal(number)
+        said = said or process.stderr.readline()  # that it is stopping
+    said += process.stderr.read()
     process.wait(60)
-    return rest
+    return said
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130() -> None:
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [([signal.SIGINT], 130), ([signal.SIGTERM, signal.SIGTERM], 143)],  # the second as Slurm and torchrun do
+)
+def test_a_signal_saves_says_how_to_go_on_and_exits_with_its_number(signals: list[signal.Signals], code: int) -> None:
     arguments = ["pretrain", "--config", "tiny.toml", "--budget", "10m", "--no-plot"]
     with subprocess.Popen(
         [sys.executable, "-m", "ufbert", *arguments],
@@ -137,8 +148,8 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130() -> None:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
-        rest = interrupt_when_training(process)
-    assert process.returncode == 130, rest
+        rest = interrupt_when_training(process, *signals)
+    assert process.returncode == code, rest
     assert rest.splitlines()[-1] == "Continue with: ufbert pretrain --resume --out runs/pretrain"
     assert "saved in runs/pretrain" in rest
     state = json.loads(Path("runs/pretrain/training/state.json").read_text())
@@ -240,3 +251,19 @@ def test_two_processes_train_one_model(folder: Path) -> None:
     one, two = (dict(UltraFastBertForMaskedLM.from_pretrained(f).named_parameters()) for f in ("one", "two"))
     for name, parameter in one.items():
         torch.testing.assert_close(two[name], parameter, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_compiled_layers_give_the_same_losses() -> None:
+    """In a process of its own: torch's compiler warns, which is an error here."""
+    options = ["--config", "tiny.toml", "--steps", "3", "--no-plot", "--set", "training.precision=float32"]
+    assert run(*options, "--out", "plain") == 0
+    command = [sys.executable, "-m", "ufbert", "pretrain", *options, "--set", "training.compile=true"]
+    done = subprocess.run([*command, "--out", "compiled"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plain, compiled = (
+        [row["loss"] for row in read_metrics(Path(f, "metrics.jsonl")) if "loss" in row] for f in ("plain", "compiled")
+    )
+    assert len(plain) == 3
+    assert compiled == pytest.approx(plain, rel=1e-4)
+    names, expected = (set(load_file(Path(f, "model.safetensors"))) for f in ("compiled", "plain"))
+    assert names == expected

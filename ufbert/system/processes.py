@@ -2,21 +2,29 @@
 
 Gradients are summed once a step over one flat buffer, after all micro-batches, instead of by
 DistributedDataParallel: a step of the recipe accumulates many micro-batches, so one exchange is all it needs.
+
+The processes meet at a key-value store first and join into a process group later: what one of them prepares
+for all, such as a tokenised corpus, may take hours, and NCCL ends a group whose members wait for 10 minutes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-from ufbert.errors import ConfigError
+from ufbert.errors import BackendError, ConfigError
 
-__all__ = ["World", "described_world", "join_world", "take_gpu"]
+__all__ = ["MeetingPoint", "World", "described_world", "join_world", "take_gpu"]
+
+# Seconds between two looks at the store, at first and at most.
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+FAILED, READY = "failed", "ready"
 
 
 @dataclass(frozen=True)
@@ -53,13 +61,13 @@ class World:
         dist.broadcast(tensor, 0)
         return [float(v) for v in tensor]
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set in some process."""
+    def largest(self, value: int, device: torch.device) -> int:
+        """The largest of the processes' values."""
         if self.size == 1:
-            return flag
-        tensor = torch.tensor(float(flag), device=device)
+            return value
+        tensor = torch.tensor(value, device=device)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return bool(tensor.item())
+        return int(tensor.item())
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -90,18 +98,79 @@ def take_gpu(world: World, device: torch.device) -> None:
     torch.cuda.set_device(world.local_rank)
 
 
-@contextlib.contextmanager
-def join_world(device: torch.device) -> Iterator[World]:
-    """The world that torchrun describes in the environment; without it, this process alone.
+class MeetingPoint:
+    """Where the processes of a world leave each other texts before they join, waiting as long as it takes.
 
-    Raises `ConfigError` when there are more processes than GPUs.
+    For a process alone it is there and does nothing.
     """
-    world = described_world()
+
+    def __init__(self, world: World) -> None:
+        """Raises `ConfigError` where the environment does not say where process 0 is, or nobody answers there."""
+        self.world = world
+        self.store: dist.Store | None = None
+        if world.size > 1:
+            try:
+                self.store = next(iter(dist.rendezvous("env://")))[0]
+            except (ValueError, RuntimeError) as error:
+                first_line = str(error).splitlines()[0]
+                raise ConfigError(f"the {world.size} processes cannot meet: {first_line}; use torchrun") from error
+
+    @contextlib.contextmanager
+    def tell_failure(self) -> Iterator[None]:
+        """An error in the block ends the others' wait too."""
+        try:
+            yield
+        except BaseException:
+            if self.store is not None:
+                with contextlib.suppress(RuntimeError):  # the store may have gone first
+                    self.store.set(FAILED, str(self.world.rank))
+            raise
+
+    def leave(self, key: str, text: str) -> None:
+        """Put `text` there for the others."""
+        if self.store is not None:
+            self.store.set(key, text)
+
+    def take(self, key: str) -> str:
+        """The text that another process leaves. Raises `BackendError` if one has failed before it could."""
+        assert self.store is not None
+        self._wait_until(lambda store: store.check([key]))
+        return self.store.get(key).decode()
+
+    def wait(self) -> None:
+        """Until every process has come here; errors as of `take`."""
+        if self.store is not None:
+            self.store.add(READY, 1)
+            self._wait_until(lambda store: store.add(READY, 0) >= self.world.size)
+
+    def _wait_until(self, condition: Callable[[dist.Store], bool]) -> None:
+        # The store's own wait is deaf to Ctrl-C and has a timeout.
+        assert self.store is not None
+        pause = SHORTEST_PAUSE
+        try:
+            while not condition(self.store):
+                if self.store.check([FAILED]):
+                    break
+                time.sleep(pause)
+                pause = min(LONGEST_PAUSE, 1.5 * pause)
+            else:
+                return
+        except RuntimeError:  # process 0, whose store it is, has gone
+            pass
+        raise BackendError("another process of this run has failed; its message says why")
+
+
+@contextlib.contextmanager
+def join_world(meeting: MeetingPoint, device: torch.device) -> Iterator[World]:
+    """The process group of all who have met; for a process alone, none."""
+    world = meeting.world
     if world.size == 1:
         yield world
         return
-    take_gpu(world, device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Here the timeout of the group begins to count.
+    meeting.wait()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=meeting.store, rank=world.rank, world_size=world.size)
     try:
         yield world
     finally:
