@@ -224,18 +224,15 @@ def test_a_plot_asked_for_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, capf
     assert not Path("runs/pretrain/loss.png").exists()
 
 
-def test_two_processes_train_one_model(folder: Path) -> None:
-    """In the environment that torchrun gives, the weights come out as those of one process."""
-    options = ["--config", "tiny.toml", "--steps", "4", "--no-plot", "--set", "training.batch_size=16"]
-    options += ["--set", "training.precision=float32"]
-    assert run(*options, "--out", "one") == 0
+def in_two_processes(*command: str) -> tuple[list[int], list[str]]:
+    """Exit codes and standard errors of the same command in the environment that torchrun gives two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "ufbert", "pretrain", *options, "--out", "two"],
+            [sys.executable, *command],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -243,7 +240,16 @@ def test_two_processes_train_one_model(folder: Path) -> None:
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    return [process.returncode for process in processes], errors
+
+
+def test_two_processes_train_one_model(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The weights come out as those of one process, which can also continue the run."""
+    options = ["--config", "tiny.toml", "--no-plot", "--set", "training.batch_size=16"]
+    options += ["--set", "training.precision=float32"]
+    assert run(*options, "--steps", "4", "--out", "one") == 0
+    codes, errors = in_two_processes("-m", "ufbert", "pretrain", *options, "--steps", "4", "--out", "two")
+    assert codes == [0, 0], errors
     assert "Trained: 4 steps" in errors[0]
     assert errors[1] == ""
     from ufbert import UltraFastBertForMaskedLM
@@ -251,6 +257,47 @@ def test_two_processes_train_one_model(folder: Path) -> None:
     one, two = (dict(UltraFastBertForMaskedLM.from_pretrained(f).named_parameters()) for f in ("one", "two"))
     for name, parameter in one.items():
         torch.testing.assert_close(two[name], parameter, atol=2e-4, rtol=1e-3, msg=name)
+    state = json.loads(Path("two/training/state.json").read_text())
+    assert state["computed_on"] == {"device": "cpu", "precision": "float32", "processes": 2}
+    Path("two/training/state.json").write_text(json.dumps({**state, "complete": False}))
+    capfd.readouterr()
+    assert run("--resume", "--out", "two", "--no-plot") == 0
+    assert (
+        "Computed on cpu, float32, 2 processes until now, on cpu, float32, 1 process from here: sums round "
+        "differently; the order of the data and its masks stay\n"
+    ) in capfd.readouterr().err
+
+
+SLOW = """
+import datetime, functools, sys, time
+import torch.distributed as dist
+import ufbert.text.corpus as corpus
+from ufbert.commands.app import main
+
+dist.init_process_group = functools.partial(dist.init_process_group, timeout=datetime.timedelta(seconds=10))
+tokenize = corpus._tokenize
+def slowly(*arguments):
+    time.sleep(13)
+    return tokenize(*arguments)
+corpus._tokenize = slowly
+main(sys.argv[1:])
+"""
+
+
+def test_tokenising_may_take_longer_than_the_process_group_waits() -> None:
+    options = ["pretrain", "--config", "tiny.toml", "--steps", "2", "--no-plot", "--out", "run"]
+    codes, errors = in_two_processes("-c", SLOW, *options)
+    assert codes == [0, 0], errors
+    assert "Tokenised the corpus" in errors[0]
+    assert errors[1] == ""
+
+
+def test_a_corpus_that_is_not_there_ends_both_processes_with_a_line() -> None:
+    options = ["pretrain", "--config", "tiny.toml", "--steps", "2", "--corpus", "absent.txt"]
+    codes, errors = in_two_processes("-m", "ufbert", *options)
+    assert codes == [1, 1], errors
+    assert errors[0].startswith("error: absent.txt")
+    assert errors[1] == "error: another process of this run has failed; its message says why\n"
 
 
 def test_compiled_layers_give_the_same_losses() -> None:

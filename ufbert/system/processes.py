@@ -24,7 +24,9 @@ __all__ = ["MeetingPoint", "World", "described_world", "join_world", "take_gpu"]
 
 # Seconds between two looks at the store, at first and at most.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
-FAILED, READY = "failed", "ready"
+# Seconds that process 0, with whom the store goes, gives the others to see that it has failed.
+FAREWELL = 5.0
+FAILED, SEEN, READY = "failed", "seen", "ready"
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,9 @@ class MeetingPoint:
             if self.store is not None:
                 with contextlib.suppress(RuntimeError):  # the store may have gone first
                     self.store.set(FAILED, str(self.world.rank))
+                    end = time.monotonic() + (FAREWELL if self.world.leads else 0.0)
+                    while self.store.add(SEEN, 0) < self.world.size - 1 and time.monotonic() < end:
+                        time.sleep(SHORTEST_PAUSE)
             raise
 
     def leave(self, key: str, text: str) -> None:
@@ -150,6 +155,7 @@ class MeetingPoint:
         try:
             while not condition(self.store):
                 if self.store.check([FAILED]):
+                    self.store.add(SEEN, 1)
                     break
                 time.sleep(pause)
                 pause = min(LONGEST_PAUSE, 1.5 * pause)
