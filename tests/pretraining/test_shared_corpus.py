@@ -43,7 +43,7 @@ def with_cache(settings: Settings, folder: Path) -> Settings:
 
 def prepare_all(local_ranks: list[int], by_rank: list[Settings]) -> list[PreparedCorpus | Exception]:
     """What each process gets; threads stand for processes."""
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
 
     def prepare(rank: int) -> PreparedCorpus | Exception:
         meeting = MeetingPoint(World())

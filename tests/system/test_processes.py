@@ -14,7 +14,7 @@ from ufbert.system.processes import MeetingPoint, World
 
 def meeting_points(local_ranks: list[int]) -> list[MeetingPoint]:
     """One for each process, at one store; `local_ranks` by rank."""
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
     points = []
     for rank, local_rank in enumerate(local_ranks):
         point = MeetingPoint(World())  # which opens no store

@@ -95,9 +95,9 @@ class MicroBatch:
         return MicroBatch(self.input_ids.pin_memory(), self.labels.pin_memory(), self.labelled.pin_memory())
 
     def to(self, device: torch.device) -> MicroBatch:
-        """On `device`; from pinned memory without waiting for the copy."""
+        """On `device`; to a GPU from pinned memory without waiting for the copy."""
         input_ids, labels, labelled = (
-            t.to(device, non_blocking=t.is_pinned()) for t in (self.input_ids, self.labels, self.labelled)
+            t.to(device, non_blocking=device.type == "cuda") for t in (self.input_ids, self.labels, self.labelled)
         )
         return MicroBatch(input_ids, labels, labelled)
 
@@ -113,7 +113,7 @@ class MicroBatches:
         self.masking, self.device = masking, device
         self.key = np.random.SeedSequence([seed, MASKS]).generate_state(2, np.uint64)
         ahead = device.type == "cuda" if ahead is None else ahead
-        self._thread = ThreadPoolExecutor(1, "batches") if ahead else None
+        self._thread = ThreadPoolExecutor(1, "batches", initializer=self._use_device) if ahead else None
         self._announced: tuple[tuple[int, int], Future[MicroBatch]] | None = None
 
     @property
@@ -138,6 +138,11 @@ class MicroBatches:
         else:
             prepared = self._prepare(first, count)
         return prepared.to(self.device)
+
+    def _use_device(self) -> None:
+        """A new thread would pin memory for GPU 0, and occupy some of that."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
 
     def _prepare(self, first: int, count: int) -> MicroBatch:
         blocks, draws = self.order.read(first, count), self._draw(first, count)

@@ -121,7 +121,7 @@ class TrainingSettings:
     tf32: bool = True
     """On a GPU, round the operands of float32 products to TF32's 11 bits; no other device is changed."""
     compile: bool = False
-    """Compile the layers with torch.compile: minutes at the start, faster steps after that on a GPU."""
+    """Compile the layers with torch.compile, which takes a while at the start."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
     seed: int = 0

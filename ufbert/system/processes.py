@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -109,10 +110,12 @@ class MeetingPoint:
     def __init__(self, world: World) -> None:
         """Raises `ConfigError` where the environment does not say where process 0 is, or nobody answers there."""
         self.world = world
-        self.store: dist.Store | None = None
+        self.store: Any = None  # a torch.distributed.Store, a name that torch's types lack
         if world.size > 1:
+            from torch.distributed.rendezvous import rendezvous
+
             try:
-                self.store = next(iter(dist.rendezvous("env://")))[0]
+                self.store, _, _ = next(iter(rendezvous("env://")))
             except (ValueError, RuntimeError) as error:
                 first_line = str(error).splitlines()[0]
                 raise ConfigError(f"the {world.size} processes cannot meet: {first_line}; use torchrun") from error
@@ -138,22 +141,21 @@ class MeetingPoint:
 
     def take(self, key: str) -> str:
         """The text that another process leaves. Raises `BackendError` if one has failed before it could."""
-        assert self.store is not None
-        self._wait_until(lambda store: store.check([key]))
-        return self.store.get(key).decode()
+        self._wait_until(lambda: self.store.check([key]))
+        text: bytes = self.store.get(key)
+        return text.decode()
 
     def wait(self) -> None:
         """Until every process has come here; errors as of `take`."""
         if self.store is not None:
             self.store.add(READY, 1)
-            self._wait_until(lambda store: store.add(READY, 0) >= self.world.size)
+            self._wait_until(lambda: self.store.add(READY, 0) >= self.world.size)
 
-    def _wait_until(self, condition: Callable[[dist.Store], bool]) -> None:
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
         # The store's own wait is deaf to Ctrl-C and has a timeout.
-        assert self.store is not None
         pause = SHORTEST_PAUSE
         try:
-            while not condition(self.store):
+            while not condition():
                 if self.store.check([FAILED]):
                     self.store.add(SEEN, 1)
                     break
