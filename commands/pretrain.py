@@ -66,7 +66,7 @@ def pretrain(
     """Pretrain a masked language model on text; without options, a small one on Python's own English.
 
     Writes a checkpoint folder that the other commands read, with the training state beside the weights.
-    Ctrl-C saves before it stops; --resume continues. Several processes: torchrun -m ufbert pretrain ...
+    Ctrl-C and SIGTERM save before it stops; --resume continues. Several processes: torchrun -m ufbert pretrain ...
     """
     from ufbert.pretraining.run import pretrain as run
     from ufbert.pretraining.run_folder import plan_run
@@ -88,5 +88,4 @@ def pretrain(
     report = run(plan, plot=plot)
     for line in report.lines():
         note(line)
-    if report.interrupted:
-        raise typer.Exit(130)
+    raise typer.Exit(report.exit_code)

@@ -12,9 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli
 import torch
+from safetensors.torch import load_file
 
 from ufbert.commands.app import main
+from ufbert.pretraining.metrics import read_metrics
 
 SENTENCES = ("the cat sleeps on the red chair.", "a dog runs to the green tree.", "the bird sings in the blue sky.")
 TINY = """
@@ -100,7 +103,8 @@ def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> 
     options = ["--tokens", "600", "--seed", "3", "--out", "run", "--validation-corpus", "b.txt", "--no-plot"]
     assert run("--config", "tiny.toml", "--corpus", "a.txt", "corpus.txt", *options) == 0
     state = json.loads(Path("run/training/state.json").read_text())
-    settings = state["settings"]
+    assert "settings" not in state
+    settings = tomli.loads(Path("run/settings.toml").read_text())
     assert settings["data"]["corpus"] == "a.txt,corpus.txt"
     assert settings["data"]["validation_corpus"] == "b.txt"
     assert (settings["training"]["tokens"], settings["training"]["budget"], settings["training"]["seed"]) == (
@@ -113,8 +117,8 @@ def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> 
     assert Path("other/tokenizer.json").read_bytes() == Path("run/tokenizer.json").read_bytes()
 
 
-def interrupt_when_training(process: subprocess.Popen[str]) -> str:
-    """Send SIGINT once the run has its folder and some steps; what the process says after that."""
+def interrupt_when_training(process: subprocess.Popen[str], *signals: signal.Signals) -> str:
+    """Send `signals` once the run has its folder and some steps; what the process says after that."""
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("Training "):
@@ -123,13 +127,20 @@ def interrupt_when_training(process: subprocess.Popen[str]) -> str:
     while not Path("runs/pretrain/training/state.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
+    said = ""
+    for number in signals:
+        process.send_signal(number)
+        said = said or process.stderr.readline()  # that it is stopping
+    said += process.stderr.read()
     process.wait(60)
-    return rest
+    return said
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130() -> None:
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [([signal.SIGINT], 130), ([signal.SIGTERM, signal.SIGTERM], 143)],  # the second as Slurm and torchrun do
+)
+def test_a_signal_saves_says_how_to_go_on_and_exits_with_its_number(signals: list[signal.Signals], code: int) -> None:
     arguments = ["pretrain", "--config", "tiny.toml", "--budget", "10m", "--no-plot"]
     with subprocess.Popen(
         [sys.executable, "-m", "ufbert", *arguments],
@@ -137,8 +148,8 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130() -> None:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
-        rest = interrupt_when_training(process)
-    assert process.returncode == 130, rest
+        rest = interrupt_when_training(process, *signals)
+    assert process.returncode == code, rest
     assert rest.splitlines()[-1] == "Continue with: ufbert pretrain --resume --out runs/pretrain"
     assert "saved in runs/pretrain" in rest
     state = json.loads(Path("runs/pretrain/training/state.json").read_text())
@@ -213,18 +224,15 @@ def test_a_plot_asked_for_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, capf
     assert not Path("runs/pretrain/loss.png").exists()
 
 
-def test_two_processes_train_one_model(folder: Path) -> None:
-    """In the environment that torchrun gives, the weights come out as those of one process."""
-    options = ["--config", "tiny.toml", "--steps", "4", "--no-plot", "--set", "training.batch_size=16"]
-    options += ["--set", "training.precision=float32"]
-    assert run(*options, "--out", "one") == 0
+def in_two_processes(*command: str) -> tuple[list[int], list[str]]:
+    """Exit codes and standard errors of the same command in the environment that torchrun gives two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "ufbert", "pretrain", *options, "--out", "two"],
+            [sys.executable, *command],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -232,7 +240,16 @@ def test_two_processes_train_one_model(folder: Path) -> None:
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    return [process.returncode for process in processes], errors
+
+
+def test_two_processes_train_one_model(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The weights come out as those of one process, which can also continue the run."""
+    options = ["--config", "tiny.toml", "--no-plot", "--set", "training.batch_size=16"]
+    options += ["--set", "training.precision=float32"]
+    assert run(*options, "--steps", "4", "--out", "one") == 0
+    codes, errors = in_two_processes("-m", "ufbert", "pretrain", *options, "--steps", "4", "--out", "two")
+    assert codes == [0, 0], errors
     assert "Trained: 4 steps" in errors[0]
     assert errors[1] == ""
     from ufbert import UltraFastBertForMaskedLM
@@ -240,3 +257,60 @@ def test_two_processes_train_one_model(folder: Path) -> None:
     one, two = (dict(UltraFastBertForMaskedLM.from_pretrained(f).named_parameters()) for f in ("one", "two"))
     for name, parameter in one.items():
         torch.testing.assert_close(two[name], parameter, atol=2e-4, rtol=1e-3, msg=name)
+    state = json.loads(Path("two/training/state.json").read_text())
+    assert state["computed_on"] == {"device": "cpu", "precision": "float32", "processes": 2}
+    Path("two/training/state.json").write_text(json.dumps({**state, "complete": False}))
+    capfd.readouterr()
+    assert run("--resume", "--out", "two", "--no-plot") == 0
+    assert (
+        "Computed on cpu, float32, 2 processes until now, on cpu, float32, 1 process from here: sums round "
+        "differently; the order of the data and its masks stay\n"
+    ) in capfd.readouterr().err
+
+
+SLOW = """
+import datetime, functools, sys, time
+import torch.distributed as dist
+import ufbert.text.corpus as corpus
+from ufbert.commands.app import main
+
+dist.init_process_group = functools.partial(dist.init_process_group, timeout=datetime.timedelta(seconds=10))
+tokenize = corpus._tokenize
+def slowly(*arguments):
+    time.sleep(13)
+    return tokenize(*arguments)
+corpus._tokenize = slowly
+main(sys.argv[1:])
+"""
+
+
+def test_tokenising_may_take_longer_than_the_process_group_waits() -> None:
+    options = ["pretrain", "--config", "tiny.toml", "--steps", "2", "--no-plot", "--out", "run"]
+    codes, errors = in_two_processes("-c", SLOW, *options)
+    assert codes == [0, 0], errors
+    assert "Tokenised the corpus" in errors[0]
+    assert errors[1] == ""
+
+
+def test_a_corpus_that_is_not_there_ends_both_processes_with_a_line() -> None:
+    options = ["pretrain", "--config", "tiny.toml", "--steps", "2", "--corpus", "absent.txt"]
+    codes, errors = in_two_processes("-m", "ufbert", *options)
+    assert codes == [1, 1], errors
+    assert errors[0].startswith("error: absent.txt")
+    assert errors[1] == "error: another process of this run has failed; its message says why\n"
+
+
+def test_compiled_layers_give_the_same_losses() -> None:
+    """In a process of its own: torch's compiler warns, which is an error here."""
+    options = ["--config", "tiny.toml", "--steps", "3", "--no-plot", "--set", "training.precision=float32"]
+    assert run(*options, "--out", "plain") == 0
+    command = [sys.executable, "-m", "ufbert", "pretrain", *options, "--set", "training.compile=true"]
+    done = subprocess.run([*command, "--out", "compiled"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plain, compiled = (
+        [row["loss"] for row in read_metrics(Path(f, "metrics.jsonl")) if "loss" in row] for f in ("plain", "compiled")
+    )
+    assert len(plain) == 3
+    assert compiled == pytest.approx(plain, rel=1e-4)
+    names, expected = (set(load_file(Path(f, "model.safetensors"))) for f in ("compiled", "plain"))
+    assert names == expected

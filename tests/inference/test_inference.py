@@ -24,6 +24,7 @@ from ufbert import (
 )
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError, ConfigError, DataError
+from ufbert.inference.display import Display
 from ufbert.inference.engine import PackedEncoder
 from ufbert.text.batching import Example, encode_window, length_batches, windows
 from ufbert.text.tokenization import encode_batch
@@ -437,3 +438,12 @@ def test_an_interrupt_while_kernels_load_is_not_lost(
         Pipeline(tiny_checkpoints["encoder"])
     assert signal.getsignal(signal.SIGINT) is handler
     assert "Stopping when the kernels are loaded" in capsys.readouterr().err
+
+
+def test_a_rate_of_nothing_is_told_without_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ufbert.inference.display.SECONDS_BETWEEN_NOTES", -1.0)
+    with Display(100, done=40) as display:
+        display.update(40)  # rows without a text, after an interruption
+    assert capsys.readouterr().err == "40 texts, 0 texts/s\n"

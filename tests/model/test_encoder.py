@@ -12,6 +12,8 @@ from ufbert import (
     UltraFastBertModel,
 )
 from ufbert.errors import ConfigError, DataError
+from ufbert.model.attention import SelfAttention
+from ufbert.model.encoder import set_dropout
 
 
 @pytest.fixture
@@ -42,6 +44,37 @@ def test_only_labelled_positions_reach_the_decoder(tiny_config: UltraFastBertCon
     nothing = model(ids, labels=torch.full_like(ids, -100)).loss
     assert nothing is not None
     assert nothing.item() == 0.0
+
+
+def test_positions_that_the_caller_knows_are_not_looked_for(
+    tiny_config: UltraFastBertConfig, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = UltraFastBertForMaskedLM(tiny_config).eval()
+    labels = torch.full_like(ids, -100)
+    labels[0, 2], labels[2, 5] = 7, 9
+    expected = model(ids, labels=labels)
+
+    def search(labels: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("on a GPU this waits")
+
+    monkeypatch.setattr("ufbert.model.heads.labelled_positions", search)
+    given = model(ids, labels=labels, labelled=torch.tensor([2, 2 * ids.shape[1] + 5]))
+    assert torch.equal(given.logits, expected.logits)
+    assert given.loss is not None
+    assert expected.loss is not None
+    assert torch.equal(given.loss, expected.loss)
+
+
+def test_dropout_of_all_parts_is_set_and_the_config_stays(tiny_config: UltraFastBertConfig, ids: torch.Tensor) -> None:
+    model = UltraFastBertForMaskedLM(tiny_config).train()
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    set_dropout(model, 0.0)
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    assert model.config == tiny_config
+    assert model.config.hidden_dropout_prob == 0.1
+    set_dropout(model, 0.5)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.5}
+    assert {m.dropout for m in model.modules() if isinstance(m, SelfAttention)} == {0.5}
 
 
 def test_decoder_is_the_embedding(tiny_config: UltraFastBertConfig) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
+from pretraining_runs import at_step, interrupt, weights
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -20,86 +20,18 @@ from ufbert import UltraFastBertForMaskedLM
 from ufbert.errors import BackendError, CheckpointError, ConfigError, OutputError
 from ufbert.model.pretrained import read_config
 from ufbert.pretraining import state as training_state
+from ufbert.pretraining.fit import NON_FINITE_STEPS
 from ufbert.pretraining.loss_curve import draw_loss_curve
 from ufbert.pretraining.metrics import MetricsLog, keep_until, read_metrics
-from ufbert.pretraining.run import NON_FINITE_STEPS, pretrain
+from ufbert.pretraining.run import pretrain
 from ufbert.pretraining.run_folder import RunPlan, plan_run
-from ufbert.pretraining.step import StepResult, TrainingStep
 from ufbert.settings.toml import load_settings
-
-WORDS = ("red", "green", "blue", "small", "large", "round", "cat", "dog", "bird", "tree", "runs", "sleeps", "sings")
 
 
 class Usage(NamedTuple):
     """What `shutil.disk_usage` gives."""
 
     free: int
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """300 documents of simple sentences."""
-    rng = np.random.default_rng(0)
-    documents = [" ".join(f"the {' '.join(rng.choice(WORDS, 4))}." for _ in range(8)) for _ in range(300)]
-    file = tmp_path / "corpus.txt"
-    file.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
-    return file
-
-
-@pytest.fixture
-def plan(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunPlan]:
-    """Plans of a tiny run of 8 steps, with the batch growing from 4 to 12 in micro-batches of 4."""
-    monkeypatch.chdir(tmp_path)
-    tiny = [
-        "model.hidden_size=32",
-        "model.num_hidden_layers=2",
-        "model.num_attention_heads=2",
-        "model.depth=3",
-        "model.max_position_embeddings=16",
-        "data.sequence_length=16",
-        f"data.cache_dir={tmp_path}/cache",
-        "data.min_frequency=2",
-        "training.batch_size=12",
-        "training.micro_batch_size=4",
-        "training.dropout=0.1",
-        "training.peak_learning_rate=1e-3",
-        "training.precision=float32",
-        "training.device=cpu",
-    ]
-
-    def make(folder: str, *overrides: str, resume: bool = False) -> RunPlan:
-        if resume:
-            return plan_run(Path(folder), resume=True, overrides=overrides)
-        end = (
-            [] if any(o.startswith(("training.tokens", "training.budget")) for o in overrides) else ["training.steps=8"]
-        )
-        return plan_run(Path(folder), overrides=[*tiny, *end, *overrides], options={"data.corpus": str(corpus)})
-
-    return make
-
-
-def at_step(step: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call `act` when the run begins its step number `step`, once."""
-    original = TrainingStep.take
-    done: list[int] = []
-
-    def take(self: TrainingStep, number: int, *rest: Any) -> StepResult | None:
-        if number == step and not done:
-            done.append(number)
-            act()
-        return original(self, number, *rest)
-
-    monkeypatch.setattr(TrainingStep, "take", take)
-
-
-def interrupt() -> None:
-    """Ctrl-C."""
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def weights(folder: str) -> dict[str, torch.Tensor]:
-    """All parameters of a checkpoint."""
-    return dict(UltraFastBertForMaskedLM.from_pretrained(folder).named_parameters())
 
 
 def test_a_run_writes_a_checkpoint_with_everything_beside_it(plan: Callable[..., RunPlan]) -> None:
@@ -353,7 +285,7 @@ def test_a_checkpoint_that_fails_on_the_way_does_not_end_the_run(
             raise OSError(28, "No space left on device")
         original(*args)
 
-    monkeypatch.setattr("ufbert.pretraining.run.write_state", write_state)
+    monkeypatch.setattr("ufbert.pretraining.saving.write_state", write_state)
     report = pretrain(plan("run", "training.save_every=0.001s"), plot=False)
     assert report.state.complete
     assert "Not saved, will try again: " in (text := capfd.readouterr().err)

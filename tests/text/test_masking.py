@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufbert.errors import ConfigError
-from ufbert.text.masking import IGNORED, mask_tokens
+from ufbert.text.masking import IGNORED, count_masked, mask_tokens, masked_positions
 
 SPECIAL = [0, 1, 2, 3, 4]
 MASK = 4
@@ -42,6 +42,8 @@ def test_every_sequence_has_the_same_count_and_no_special_token_is_touched(
     maskable = original >= 5
     expected = maskable.sum(1).clamp(max=max(1, round(probability * length)))
     assert chosen.sum(1).tolist() == expected.tolist()
+    assert count_masked(before.astype(np.int64), SPECIAL, vocab_size, probability) == int(chosen.sum())
+    assert masked_positions(probability, length) == min(length, max(1, round(probability * length)))
     assert not (chosen & ~maskable).any()
     assert (labels[chosen] == original[chosen]).all()
     assert (input_ids[~chosen] == original[~chosen]).all()
@@ -86,3 +88,21 @@ def test_the_generators_state_decides_everything() -> None:
 def test_a_vocabulary_of_special_tokens_alone_is_refused() -> None:
     with pytest.raises(ConfigError, match="no ordinary token"):
         mask_tokens(torch.zeros(1, 8, dtype=torch.int64), SPECIAL, MASK, 5)
+
+
+def test_given_draws_decide_alone_and_row_by_row() -> None:
+    generator = torch.Generator().manual_seed(2)
+    blocks = torch.randint(0, 1005, (4000, 32), generator=generator)
+    draws = torch.rand(4000, 3, 32, generator=generator, dtype=torch.float64)
+    input_ids, labels = mask_tokens(blocks, SPECIAL, MASK, 1005, draws=draws)
+    again = [mask_tokens(blocks[part], SPECIAL, MASK, 1005, draws=draws[part]) for part in (slice(7), slice(7, None))]
+    assert torch.equal(torch.cat([ids for ids, _ in again]), input_ids)
+    assert torch.equal(torch.cat([rows for _, rows in again]), labels)
+    chosen = labels != IGNORED
+    assert int(chosen.sum()) == count_masked(blocks.numpy(), SPECIAL, 1005, 0.25)
+    masked, kept = (input_ids == MASK) & chosen, (input_ids == labels) & chosen
+    total = int(chosen.sum())
+    assert int(masked.sum()) / total == pytest.approx(0.8, abs=0.02)
+    assert int(kept.sum()) / total == pytest.approx(0.1, abs=0.02)
+    replaced = input_ids[chosen & ~masked & ~kept]
+    assert (int(replaced.min()), int(replaced.max())) == (5, 1004)

@@ -46,6 +46,6 @@ class Display:
         if self.shown and not console().is_terminal and now - self.last_note > SECONDS_BETWEEN_NOTES:
             self.last_note = now
             left = ""
-            if self.total:
+            if self.total and rate:
                 left = f", about {max(self.total - texts, 0) / rate / 60:,.1f} minutes left"
             note(f"{texts:,} texts, {rate:,.0f} texts/s{left}")

@@ -249,13 +249,12 @@ class Pipeline:
         """The model in its precision, on its device and backend, with its kernels loaded."""
         # Kernels are compiled or loaded at their first use, within callbacks from C that swallow an exception:
         # a Ctrl-C there would be lost. So that happens here, on one token, with interrupts held back.
-        interruption = Interruption("Stopping when the kernels are loaded; once more stops at once.")
+        interruption = Interruption("Stopping when the kernels are loaded; a second Ctrl-C stops at once.")
         with interruption, torch.inference_mode(), autocast(self.device, self.dtype):
             prepared = prepare(model, self.precision, self.device, self.backend)
             encoder: Any = getattr(prepared, "encoder", prepared)
             encoder.encode(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
-        if interruption.requested:
-            raise KeyboardInterrupt
+        interruption.obey()
         return prepared
 
 

@@ -21,7 +21,7 @@ from .config import UltraFastBertConfig
 from .fff import FFF
 from .pretrained import PretrainedModel
 
-__all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel"]
+__all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel", "set_dropout"]
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
@@ -197,3 +197,12 @@ class UltraFastBertModel(PretrainedModel):
     ) -> EncoderOutput:
         """`encode`, wrapped."""
         return EncoderOutput(last_hidden_state=self.encode(input_ids, attention_mask, token_type_ids))
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Train all parts of `model` with that dropout. Its config stays: it says what is saved, not this."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        elif isinstance(module, SelfAttention):
+            module.dropout = probability

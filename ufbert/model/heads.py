@@ -104,16 +104,20 @@ class UltraFastBertForMaskedLM(PretrainedModel):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        labelled: torch.Tensor | None = None,
     ) -> MaskedLMOutput:
         """All (B, T). `labels` are -100 wherever nothing is to be predicted.
 
         With labels, only the labelled positions reach the decoder: the loss is their mean cross-entropy in
-        nats, and `logits` has one row for each of them, in the order of the flattened batch.
+        nats, and `logits` has one row for each of them, in the order of the flattened batch. A caller who knows
+        those positions gives them as `labelled`, what `labelled_positions(labels)` is: to look for them on a GPU
+        makes the CPU wait for it.
         """
         hidden = self.encoder.encode(input_ids, attention_mask, token_type_ids)
         if labels is None:
             return MaskedLMOutput(logits=self.decode(hidden), last_hidden_state=hidden)
-        labelled = labelled_positions(labels)
+        if labelled is None:
+            labelled = labelled_positions(labels)
         logits = self.decode(hidden.reshape(-1, hidden.shape[-1]).index_select(0, labelled))
         loss = masked_lm_loss(logits, labels.reshape(-1).index_select(0, labelled))
         return MaskedLMOutput(logits=logits, last_hidden_state=hidden, loss=loss)

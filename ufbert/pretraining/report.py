@@ -7,8 +7,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ufbert.training.display import duration
+from torch import nn
 
+from ufbert.training.display import duration
+from ufbert.training.throughput import Throughput
+
+from .computed_on import ComputedOn
 from .mask_examples import FilledMask
 from .state import TrainingState
 
@@ -21,14 +25,26 @@ class PretrainingReport:
 
     folder: Path
     state: TrainingState
-    interrupted: bool = False
-    """Whether Ctrl-C or SIGTERM ended it before its time."""
+    stopped_by: int = 0
+    """Number of the signal that ended it before its time: SIGINT, which is Ctrl-C, or SIGTERM."""
     already_complete: bool = False
     """Whether there was nothing left to do."""
     files: tuple[str, ...] = ()
     """Beside the checkpoint."""
     examples: tuple[FilledMask, ...] = ()
     """Gaps that the model has filled."""
+    hardware: str = ""
+    """What share of the hardware the session has used, by `Throughput.describe`."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it before its time."""
+        return self.stopped_by > 0
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's convention: 128 and the signal's number, else 0."""
+        return 128 + self.stopped_by if self.stopped_by else 0
 
     def lines(self) -> list[str]:
         """The summary, line by line."""
@@ -43,6 +59,8 @@ class PretrainingReport:
                 f"Continue with: ufbert pretrain --resume --out {folder}",
             ]
         lines = [f"Trained: {seen} ({_speed(state):,.0f} tokens/s)"]
+        if self.hardware:
+            lines.append(f"Hardware: {self.hardware} (MFU, neurons on the path alone)")
         if state.held_out:
             lines.append(f"Held-out loss: {state.held_out['first']:.3f} before, {state.held_out['last']:.3f} after")
         if state.skipped_steps:
@@ -59,20 +77,24 @@ class PretrainingReport:
         return lines
 
 
-def card_figures(state: TrainingState, parameters: int, device: str, precision: str) -> dict[str, str]:
+def card_figures(
+    state: TrainingState, model: nn.Module, computed_on: ComputedOn, throughput: Throughput
+) -> dict[str, str]:
     """Measured quantities with their units, for the model card."""
     figures = {
-        "parameters": f"{parameters:,}",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "optimiser steps": f"{state.steps:,}",
         "tokens seen": f"{state.tokens:,}",
         "time": duration(state.seconds),
     }
     if state.tokens:
         figures["training speed"] = f"{_speed(state):,.0f} tokens/s"
+    if throughput.tokens:
+        figures["share of the hardware (MFU, neurons on the path alone)"] = throughput.describe()
     if state.held_out:
         figures["held-out loss before training"] = f"{state.held_out['first']:.4f} nats per masked token"
         figures["held-out loss"] = f"{state.held_out['last']:.4f} nats per masked token"
-    figures["computed on"] = f"{device} ({platform.machine()}), {precision}"
+    figures["computed on"] = f"{computed_on.device} ({platform.machine()}), {computed_on.precision}"
     return figures
 
 

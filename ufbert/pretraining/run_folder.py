@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ufbert.errors import CheckpointError, ConfigError, OutputError
-from ufbert.settings.toml import Settings, differences, load_settings, settings_from_dict, settings_to_dict
+from ufbert.settings.toml import Settings, differences, load_settings, settings_from_dict
 from ufbert.system.atomic import check_new
 
 from .state import STATE_FILE, TrainingState, read_state
 
-__all__ = ["RunPlan", "plan_run"]
+__all__ = ["SETTINGS_FILE", "RunPlan", "plan_run"]
 
+SETTINGS_FILE = "settings.toml"
+"""All settings of a run, in its folder."""
 DEFAULT_FOLDER = Path("runs/pretrain")
 # What may differ when a run goes on: it says where and how often, not what is computed.
 FREE = {
@@ -26,6 +28,8 @@ FREE = {
     "data.workers",
     "data.cache_dir",
 }
+# Sections that a run of pretraining does not read.
+OTHER_SECTIONS = ("finetuning.", "distillation.", "inference.")
 
 
 @dataclass
@@ -61,19 +65,32 @@ def plan_run(
         if (chosen / STATE_FILE).is_file():
             raise OutputError(f"{chosen}: holds a run already; continue it with --resume, or choose another --out")
         check_new(chosen, "run")
-        return RunPlan(chosen, settings, TrainingState(settings=settings_to_dict(settings)), False)
+        return RunPlan(chosen, settings, TrainingState(), False)
     chosen = _last_folder() if folder is None else folder
-    state = read_state(chosen)
-    stored = settings_from_dict(state.settings, str(chosen / STATE_FILE))
+    state, older_settings = read_state(chosen)
+    stored = _stored_settings(chosen, older_settings)
     settings = load_settings(config, overrides, options=options, base=stored)
     for key, (old, new) in differences(stored, settings).items():
-        if key not in FREE and not key.startswith(("finetuning.", "inference.")):
+        # What `auto` has meant so far may be named, to keep it on another machine.
+        same = key == "training.precision" and old == "auto" and new == state.computed_on.get("precision")
+        if key not in FREE and not same and not key.startswith(OTHER_SECTIONS):
             raise ConfigError(
                 f"{chosen}: this run has {key} = {old!r}, not {new!r}; resume it without that change, "
                 "or start another run with another --out"
             )
-    state.settings = settings_to_dict(settings)
     return RunPlan(chosen, settings, state, True)
+
+
+def _stored_settings(run: Path, older: dict[str, dict[str, Any]] | None) -> Settings:
+    """The settings of a run; `older` runs kept them in their state. Raises `CheckpointError` if there are none."""
+    file = run / SETTINGS_FILE
+    if older is not None:
+        # They were made before there was a choice, when torch's default was theirs.
+        older.setdefault("training", {}).setdefault("tf32", False)
+        return settings_from_dict(older, str(run / STATE_FILE))
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing, so the run cannot be resumed")
+    return load_settings(file, base=Settings())
 
 
 def _free_folder() -> Path:

@@ -1,7 +1,7 @@
 """The state of a pretraining run beside its weights: the folder `training/` of a checkpoint.
 
-`state.json` holds where the run is and the settings it follows, `optimizer.safetensors` AdamW's moments.
-No random number generator is kept: order, masks and dropout of a step follow from the seed and the step.
+`state.json` holds where the run is, `optimizer.safetensors` AdamW's moments. No random number generator is
+kept: what is random in a step follows from the seed, the step's number and the numbers of its sequences.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ OPTIMIZER_FILE = f"{FOLDER}/optimizer.safetensors"
 class TrainingState:
     """Where a run is."""
 
-    settings: dict[str, dict[str, Any]]
-    """All settings of the run, as `settings_to_dict` gives them."""
     corpus: str = ""
     """Fingerprint of the token blocks."""
     steps: int = 0
@@ -47,6 +45,8 @@ class TrainingState:
     """Steps left out because their loss or gradient was not finite."""
     sessions: int = 1
     """Times the run was started or resumed."""
+    computed_on: dict[str, Any] = field(default_factory=dict)
+    """What the last session ran on: `device`, `precision` and `processes`. Empty in older runs."""
     held_out: dict[str, float] = field(default_factory=dict)
     """Held-out loss: `first`, `last` and `best`."""
     complete: bool = False
@@ -59,16 +59,20 @@ class TrainingState:
         self.held_out["best"] = min(loss, self.held_out.get("best", loss))
 
 
-def read_state(run: Path) -> TrainingState:
-    """The state in the folder of a run. Raises `CheckpointError` if it holds none."""
+def read_state(run: Path) -> tuple[TrainingState, dict[str, dict[str, Any]] | None]:
+    """The state in the folder of a run, and the settings that older runs keep in it, else None.
+
+    Raises `CheckpointError` if the folder holds none.
+    """
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such folder, so there is no run to resume")
     file = run / STATE_FILE
     if not file.is_file():
         raise CheckpointError(f"{run}: holds no pretraining run to resume (no {STATE_FILE})")
     values = read_json(file)
+    settings = values.pop("settings", None)
     try:
-        return TrainingState(**values)
+        return TrainingState(**values), settings
     except TypeError as error:
         raise CheckpointError(f"{file}: not the state of a run by this version: {error}") from error
 

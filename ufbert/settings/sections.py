@@ -128,6 +128,10 @@ class TrainingSettings:
     """Dropout in pretraining; the paper has none."""
     precision: str = "auto"
     """`float32`, `bfloat16` (autocast) or `auto`, which takes bfloat16 where the processor is faster with it."""
+    tf32: bool = True
+    """On a GPU, round the operands of float32 products to TF32's 11 bits; no other device is changed."""
+    compile: bool = False
+    """Compile the layers with torch.compile, which takes a while at the start."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
     seed: int = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
 from ufbert.errors import BackendError, ConfigError
 
-__all__ = ["autocast", "choose_device", "choose_precision"]
+__all__ = ["autocast", "choose_device", "choose_precision", "describe_precision", "tensor_float"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -49,3 +50,24 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+@contextlib.contextmanager
+def tensor_float(device: torch.device, on: bool) -> Iterator[None]:
+    """Within the block, float32 products on a GPU use TF32 or do not; on a CPU nothing changes."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def describe_precision(device: torch.device, dtype: torch.dtype, tf32: bool) -> str:
+    """How matrix products are computed: `float32`, `bfloat16`, or `tf32` for float32 within `tensor_float`."""
+    if dtype == torch.float32 and tf32 and device.type == "cuda":
+        return "tf32"
+    return str(dtype).removeprefix("torch.")

@@ -12,20 +12,32 @@ from ufbert.reporting import note
 __all__ = ["Interruption"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAVING = "Stopping after this micro-batch, then saving. Once more stops at once, back at the last checkpoint."
+SAVING = "Stopping after this micro-batch, then saving. A second Ctrl-C stops at once, back at the last checkpoint."
 
 
 class Interruption:
-    """Within the block, the first SIGINT or SIGTERM sets `requested`; the second raises KeyboardInterrupt.
+    """Within the block, the first SIGINT or SIGTERM is `received`; a second SIGINT raises KeyboardInterrupt.
 
-    `message` is what the person is told at the first one. Outside the main thread, which alone receives
-    signals, it does nothing.
+    A second SIGTERM does nothing: Slurm and torchrun send several within seconds, and who is impatient has
+    SIGKILL. `message` is what the person is told at the first one. Outside the main thread, which alone
+    receives signals, it does nothing.
     """
 
     def __init__(self, message: str = SAVING) -> None:
         self.message = message
-        self.requested = False
+        self.received: signal.Signals | None = None
+        self._interrupts = 0
         self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.received is not None
+
+    def obey(self) -> None:
+        """After the block, let the signal that was held back do what it would have done, if one came."""
+        if self.received is not None:
+            signal.raise_signal(self.received)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -39,7 +51,9 @@ class Interruption:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
             raise KeyboardInterrupt
-        self.requested = True
-        note(self.message)
+        if self.received is None:
+            self.received = signal.Signals(number)
+            note(self.message)

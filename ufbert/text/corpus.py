@@ -27,7 +27,7 @@ from .corpus_sources import Source, parse_corpus
 from .packing import DocumentIndex, Ids, hash_document, hold_out, pack_blocks, tokenize_documents
 from .tokenization import train_tokenizer
 
-__all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "prepare_corpus"]
+__all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "open_corpus", "prepare_corpus"]
 
 # Part of every key: raise it when the same settings give other files.
 FORMAT = 1
@@ -67,6 +67,8 @@ class PreparedCorpus:
     tokenizer: Tokenizer
     train: TokenBlocks
     validation: TokenBlocks
+    folder: Path
+    """Where `open_corpus` finds all this again."""
     fingerprint: str
     """Changes when the blocks would: with the texts, the tokenizer and the settings that matter."""
     train_documents: int
@@ -117,19 +119,34 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     if facts is None:
         with _in_cache(folder) as temporary:
             facts = _tokenize(data, tokenizer, sources, held_out, temporary, seed)
+            save_tokenizer(tokenizer, temporary, data.sequence_length)
             (temporary / "corpus.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    train, validation = (_open_blocks(folder, name, facts) for name in ("train", "validation"))
+    corpus = _prepared(folder, facts, tokenizer, reused)
     note(
-        f"{'Reusing the tokenised' if reused else 'Tokenised the'} corpus: {facts['train_documents']:,} documents, "
-        f"{train.tokens:,} tokens in {len(train):,} blocks of {train.sequence_length}; "
-        f"held out: {facts['validation_documents']:,} documents, {len(validation):,} blocks"
-        + (f"; dropped: {facts['dropped_documents']:,} documents" if facts["dropped_documents"] else "")
+        f"{'Reusing the tokenised' if reused else 'Tokenised the'} corpus: {corpus.train_documents:,} documents, "
+        f"{corpus.train.tokens:,} tokens in {len(corpus.train):,} blocks of {corpus.train.sequence_length}; "
+        f"held out: {corpus.validation_documents:,} documents, {len(corpus.validation):,} blocks"
+        + (f"; dropped: {corpus.dropped_documents:,} documents" if corpus.dropped_documents else "")
     )
+    return corpus
+
+
+def open_corpus(folder: Path) -> PreparedCorpus | None:
+    """What `prepare_corpus` has left in `folder`, without a look at the texts; None unless it is whole."""
+    facts = _read_facts(folder)
+    try:
+        return _prepared(folder, facts, load_tokenizer(folder), reused=True) if facts else None
+    except CheckpointError:  # blocks of an earlier version lie there without their tokenizer
+        return None
+
+
+def _prepared(folder: Path, facts: dict[str, Any], tokenizer: Tokenizer, reused: bool) -> PreparedCorpus:
     return PreparedCorpus(
         tokenizer=tokenizer,
-        train=train,
-        validation=validation,
-        fingerprint=key,
+        train=_open_blocks(folder, "train", facts),
+        validation=_open_blocks(folder, "validation", facts),
+        folder=folder,
+        fingerprint=folder.name,
         train_documents=facts["train_documents"],
         validation_documents=facts["validation_documents"],
         dropped_documents=facts["dropped_documents"],

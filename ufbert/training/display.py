@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +23,7 @@ MILESTONE_SECONDS = 300.0
 
 
 class TrainingDisplay:
-    """Loss, held-out loss, tokens/s, learning rate and the time that is left."""
+    """Loss, held-out loss, tokens/s, their share of the hardware, learning rate and the time that is left."""
 
     def __init__(self, work_done: float) -> None:
         """`work_done` is the share of the run's work that earlier sessions have done."""
@@ -61,8 +62,12 @@ class TrainingDisplay:
         tokens: int,
         seconds: float,
         learning_rate: float,
+        utilisation: Callable[[float], float],
     ) -> None:
-        """After a step of `tokens` that took `seconds`; `work` is the share of the run's work now done."""
+        """After a step of `tokens` that took `seconds`; `work` is the share of the run's work now done.
+
+        `utilisation` makes a share of the hardware (MFU) of tokens per second.
+        """
         self.recent.append((loss, tokens, seconds))
         losses = [value for value, _, _ in self.recent if math.isfinite(value)]
         mean = sum(losses) / len(losses) if losses else math.nan
@@ -71,12 +76,13 @@ class TrainingDisplay:
         left = (time.perf_counter() - self.started) * (1.0 - work) / done
         measured = [f"held-out {held_out:.3f}"] if held_out is not None else []
         speed_text, left_text = f"{speed:,.0f} tokens/s", f"{duration(left)} left"
+        share_text = f"MFU {100 * utilisation(speed):.1f} %"
         if self.live:
-            parts = [f"loss {mean:.3f}", speed_text, left_text, f"lr {learning_rate:.1e}", *measured]
+            parts = [f"loss {mean:.3f}", speed_text, left_text, share_text, f"lr {learning_rate:.1e}", *measured]
             self.bar.update(self.task, completed=work, state="  ".join(parts))
         elif work >= self.next_milestone or time.perf_counter() - self.last_line > MILESTONE_SECONDS:
             parts = [f"step {steps:,}", f"loss {mean:.3f}", *measured, speed_text]
-            parts += [f"learning rate {learning_rate:.1e}", left_text]
+            parts += [f"learning rate {learning_rate:.1e}", share_text, left_text]
             note(f"{100 * work:3.0f} %  {'  '.join(parts)}")
             self.next_milestone = (math.floor(work / MILESTONE + 1e-9) + 1) * MILESTONE
             self.last_line = time.perf_counter()

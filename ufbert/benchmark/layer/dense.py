@@ -8,18 +8,18 @@ everybody there.
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ufbert.benchmark.machine.tensor_float import in_tf32
+from ufbert.system.compiler import no_compiler
 
 from .implementations import Function, Implementation, Situation, differentiated
 from .operands import DenseWeights, from_numpy, to_numpy
 
-__all__ = ["DENSE", "no_compiler"]
+__all__ = ["DENSE"]
 
 
 def linear_gelu_linear(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
@@ -149,13 +149,6 @@ def blas_level_3(weights: DenseWeights, situation: Situation) -> Function:
         return sgemm(1.0, w_out, activations.T, trans_a=1).T  # (T, H)
 
     return call
-
-
-def no_compiler() -> str | None:
-    """Why torch.compile cannot work here, or None."""
-    if torch.cuda.is_available() or any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
-        return None
-    return "torch.compile needs a C++ compiler, and none is installed"
 
 
 def _no_onednn() -> str | None:

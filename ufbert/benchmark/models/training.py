@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ufbert.benchmark.layer.dense import no_compiler
 from ufbert.benchmark.layer.gpu_layers import no_kernels_on
 from ufbert.benchmark.layer.implementations import Absent
 from ufbert.benchmark.report.results import ModelResult
@@ -19,6 +18,7 @@ from ufbert.benchmark.settings import BenchmarkSettings
 from ufbert.benchmark.timing import Clock, Contestant, Spread, TimeBudget, calibrate, race
 from ufbert.errors import ConfigError
 from ufbert.model.config import UltraFastBertConfig
+from ufbert.system.compiler import no_compiler
 from ufbert.text.masking import mask_tokens
 from ufbert.training.memory import check_training_memory
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ufbert.benchmark.layer.dense import no_compiler
 from ufbert.benchmark.layer.implementations import Absent
 from ufbert.errors import ConfigError, MissingExtraError
+from ufbert.system.compiler import no_compiler
 
 from .ours import precisions
 
