@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -62,6 +63,16 @@ def error_of(capfd: pytest.CaptureFixture[str]) -> str:
     out, err = capfd.readouterr()
     assert out == ""
     return err.strip().splitlines()[-1]
+
+
+def test_a_run_saves_where_there_are_no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    assert run("--config", "tiny.toml", "--steps", "2", "--out", "run", "--no-plot") == 0
+    assert (Path("run") / "metrics.jsonl").read_text().count("\n") >= 2
+    assert json.loads((Path("run") / "training" / "state.json").read_text())["steps"] == 2
 
 
 def test_a_run_from_text_to_filled_masks(capfd: pytest.CaptureFixture[str]) -> None:
