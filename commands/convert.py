@@ -27,7 +27,7 @@ def convert(
     ] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(help="Text to distil on: file, glob, folder or embedded; repeat it or separate by commas."),
+        typer.Option(help="Text to distil on: file, glob, folder, hub:NAME or embedded. May be repeated."),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the text in jsonl, csv, tsv and parquet files.")] = "text",
     minutes: Annotated[

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -112,8 +113,8 @@ def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> 
     assert run("--config", "tiny.toml", "--corpus", "a.txt", "corpus.txt", *options) == 0
     state = json.loads(Path("run/training/state.json").read_text())
     settings = state["settings"]
-    assert settings["data"]["corpus"] == "a.txt,corpus.txt"
-    assert settings["data"]["validation_corpus"] == "b.txt"
+    assert settings["data"]["corpus"] == ["a.txt", "corpus.txt"]
+    assert settings["data"]["validation_corpus"] == ["b.txt"]
     assert (settings["training"]["tokens"], settings["training"]["budget"], settings["training"]["seed"]) == (
         600,
         "",
@@ -122,6 +123,49 @@ def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> 
     assert state["tokens"] == 608
     assert run("--config", "tiny.toml", "--tokens", "600", "--tokenizer", "run", "--out", "other", "--no-plot") == 0
     assert Path("other/tokenizer.json").read_bytes() == Path("run/tokenizer.json").read_bytes()
+
+
+def test_many_files_and_commas_in_their_names(capfd: pytest.CaptureFixture[str]) -> None:
+    names = [f"Austen, Jane - volume {number}.txt" for number in range(40)]
+    for name in names:
+        Path(name).write_text(Path("corpus.txt").read_text(encoding="utf-8")[: 40 * 70])
+    assert run("--config", "tiny.toml", "--steps", "1", "--no-plot", "--out", "run", "--corpus", *names) == 0
+    settings = tomllib.loads(Path("run/settings.toml").read_text())
+    assert settings["data"]["corpus"] == names
+    card = Path("run/README.md").read_text()
+    assert (
+        "the corpus `Austen, Jane - volume 0.txt, Austen, Jane - volume 1.txt, Austen, Jane - volume 2.txt and" in card
+    )
+    options = ["--steps", "1", "--no-plot", "--out", "again"]
+    assert run("--config", "run/settings.toml", *options) == 0
+    assert run("--config", "tiny.toml", "--corpus", "corpus.txt,more.txt", "--steps", "1") == 1
+    assert error_of(capfd) == (
+        "error: corpus.txt,more.txt: no such file or folder; check the path; several are a list, "
+        'corpus = ["corpus.txt", "more.txt"], or an option --corpus for each'
+    )
+
+
+def test_a_run_whose_settings_hold_a_string_with_commas_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    """As runs were written when a corpus of several files was one string."""
+    Path("more.txt").write_text(Path("corpus.txt").read_text())
+    options = ["--config", "tiny.toml", "--steps", "2", "--no-plot", "--out", "run"]
+    assert run(*options, "--corpus", "corpus.txt", "more.txt") == 0
+    lines = {'corpus = ["corpus.txt", "more.txt"]': 'corpus = "corpus.txt,more.txt"'}
+    lines["validation_corpus = []"] = 'validation_corpus = ""'
+    for name in ("settings.toml", "training/state.json"):
+        text = (Path("run") / name).read_text()
+        values = json.loads(text) if name.endswith("json") else None
+        if values is not None:
+            values["settings"]["data"] |= {"corpus": "corpus.txt,more.txt", "validation_corpus": ""}
+            text = json.dumps(values | {"complete": False})
+        else:
+            for new, old in lines.items():
+                assert text.count(f"\n{new}\n") == 1
+                text = text.replace(f"\n{new}\n", f"\n{old}\n")
+        (Path("run") / name).write_text(text)
+    capfd.readouterr()
+    assert run("--resume", "--out", "run", "--config", "run/settings.toml", "--no-plot") == 0
+    assert "Resuming run after step 2" in capfd.readouterr().err
 
 
 def interrupt_when_training(process: subprocess.Popen[str]) -> str:

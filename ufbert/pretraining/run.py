@@ -25,6 +25,7 @@ from ufbert.system.devices import choose_device, choose_precision
 from ufbert.system.interruption import Interruption
 from ufbert.system.processes import World, join_world
 from ufbert.text.corpus import PreparedCorpus, prepare_corpus
+from ufbert.text.corpus_sources import corpus_name
 from ufbert.training.display import TrainingDisplay, duration
 from ufbert.training.memory import check_disk_space, check_training_memory, explain_out_of_memory
 from ufbert.training.optimization import Schedule, build_optimizer
@@ -148,8 +149,8 @@ class Pretraining:
         corpus = corpus or prepare()
         if self.plan.resumed and corpus.fingerprint != self.state.corpus:
             raise ConfigError(
-                f"{self.folder}: the corpus {settings.data.corpus} or its tokenizer has changed since this run "
-                "began; bring it back, or start another run with another --out"
+                f"{self.folder}: the corpus {corpus_name(settings.data.corpus)} or its tokenizer has changed since "
+                "this run began; bring it back, or start another run with another --out"
             )
         self.state.corpus = corpus.fingerprint
         return corpus
@@ -320,7 +321,7 @@ class Pretraining:
             config,
             title=self.folder.absolute().name,
             origin=f"Pretrained from random weights by masked language modelling on the corpus "
-            f"`{self.settings.data.corpus}`. The settings of the run are in `{SETTINGS_FILE}`.",
+            f"`{corpus_name(self.settings.data.corpus)}`. The settings of the run are in `{SETTINGS_FILE}`.",
             figures=card_figures(state, parameters, self.device.type, precision),
             command=f"ufbert pretrain --config {SETTINGS_FILE} --out NEW_FOLDER",
         )

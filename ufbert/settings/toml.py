@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import types
 import typing
@@ -31,6 +32,7 @@ __all__ = [
     "settings_to_dict",
     "settings_to_toml",
     "small_model",
+    "split_commas",
 ]
 
 DEFAULT_FILE = Path("ufbert.toml")
@@ -107,6 +109,16 @@ def settings_to_toml(settings: Settings) -> str:
         # A JSON string, number or list of those is TOML too.
         lines += [f"{k} = {_to_toml(v)}" for k, v in values.items() if v is not None]
     return "\n".join(lines[1:]) + "\n"
+
+
+def split_commas(settings: Settings) -> Settings:
+    """The settings of a run folder whose corpus may still be one string, its parts separated by commas."""
+    changes = {}
+    for name in ("corpus", "validation_corpus"):
+        entries = getattr(settings.data, name)
+        if len(entries) == 1 and "," in entries[0] and not os.path.exists(entries[0]):  # noqa: PTH110  (too long for Path)
+            changes[name] = tuple(part for entry in entries[0].split(",") if (part := entry.strip()))
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **changes)) if changes else settings
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
@@ -247,11 +259,16 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         expected = typing.get_origin(option) or option
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
+        if expected is Sequence and not isinstance(value, str):  # of strings; a string stands for a list of one
+            if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+                return tuple(value)
+            continue
         if expected is tuple and isinstance(value, list):
             return tuple(value)
         if isinstance(value, expected) and not (expected is int and isinstance(value, bool)):
             return value
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", tuple: "a list"}
+    kinds[Sequence] = "a string or a list of strings"
     names = " or ".join(kinds.get(typing.get_origin(o) or o, "a table") for o in options if o is not type(None))
     raise ConfigError(f"{where} must be {names}, not {value!r}")
 

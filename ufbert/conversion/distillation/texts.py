@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from ufbert.errors import DataError
 from ufbert.settings.distillation import DistillationSettings
-from ufbert.text.corpus_sources import parse_corpus
+from ufbert.text.corpus_sources import corpus_name, parse_corpus
 from ufbert.text.tokenization import encode_batch
 
 __all__ = ["MAXIMUM_LENGTH", "Batch", "Batcher", "Texts", "read_distillation_texts"]
@@ -51,7 +51,7 @@ class Batch:
 def read_distillation_texts(settings: DistillationSettings) -> Texts:
     """Cut the corpus into pieces and hold some out. Raises `DataError` for a corpus without enough text."""
     draw = random.Random(settings.seed)
-    sources = parse_corpus(",".join(settings.corpus), settings.text_column, streaming=True)
+    sources = parse_corpus(settings.corpus, settings.text_column, streaming=True)
     train: list[str] = []
     held_out: list[str] = []
     held_out_most = min(HELD_OUT_TEXTS, max(1, settings.max_texts // 10))
@@ -61,7 +61,7 @@ def read_distillation_texts(settings: DistillationSettings) -> Texts:
         (held_out if held else train).extend(cut(document, draw))
         if len(train) >= settings.max_texts:
             break
-    names = ", ".join(settings.corpus)
+    names = corpus_name(settings.corpus)
     if not train:
         raise DataError(f"{names}: no text of at least {SHORTEST} characters to distil on; give another --corpus")
     draw.shuffle(train)
