@@ -16,6 +16,9 @@ def convert(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="New folder for the result.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a SOURCE on the hub. Default: main.")
+    ] = None,
     to: Annotated[
         str, typer.Option("--to", help="ultrafastbert, dense (Hugging Face layout) or onnx.")
     ] = "ultrafastbert",
@@ -61,4 +64,6 @@ def convert(
             seed=seed,
             device=device,
         )
-    convert_checkpoint(source, destination, to=to, distillation=settings, command=command_line(context))
+    convert_checkpoint(
+        source, destination, to=to, revision=revision, distillation=settings, command=command_line(context)
+    )

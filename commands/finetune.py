@@ -17,6 +17,9 @@ def finetune(
     checkpoint: Annotated[
         str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")
     ],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a CHECKPOINT on the hub. Default: main.")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -114,4 +117,4 @@ def finetune(
         "finetuning.seed": seed,
     }
     settings = load_settings(config, set_ or [], options=options).finetuning
-    run(checkpoint, request, settings, out, tokenizer=tokenizer, command=command_line(context))
+    run(checkpoint, request, settings, out, revision=revision, tokenizer=tokenizer, command=command_line(context))

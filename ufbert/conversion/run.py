@@ -48,12 +48,13 @@ def convert_checkpoint(
     destination: Path,
     *,
     to: str = "ultrafastbert",
+    revision: str | None = None,
     distillation: DistillationSettings | None = None,
     command: str = "",
 ) -> None:
     """Write `source` to the new folder `destination`, saying on stderr what was done.
 
-    `command` is the command line for the model card.
+    `revision` is a branch, tag or commit of a `source` on the hub; `command` the command line for the model card.
 
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra.
@@ -63,7 +64,7 @@ def convert_checkpoint(
         from ufbert.conversion.export.onnx import export_onnx, require_onnx
 
         require_onnx()  # before the time spent on reading
-    loaded = load_source(source)
+    loaded = load_source(source, revision)
     for line in loaded.notes:
         note(f"note: {line}")
     if to == "onnx":

@@ -43,6 +43,7 @@ def finetune(
     settings: FinetuningSettings | None = None,
     out: Path | None = None,
     *,
+    revision: str | None = None,
     tokenizer: Path | None = None,
     command: str = "ufbert finetune",
 ) -> FinetuningResult:
@@ -50,7 +51,8 @@ def finetune(
 
     Without `out`, the folder is the first free one of `runs/finetune-NAME`, `runs/finetune-NAME-2`, ... It is
     brought up to date after every epoch, whole each time: the kept weights, the tokenizer, the model card with
-    the figures, and metrics.jsonl. `command` stands in the card. The same seed gives the same model on a CPU.
+    the figures, and metrics.jsonl. `revision` is a branch, tag or commit of a `checkpoint` on the hub. `command`
+    stands in the card. The same seed gives the same model on a CPU.
 
     Ctrl-C saves what there is, says so and raises `KeyboardInterrupt` again. Raises `CheckpointError`,
     `DataError`, `OutputError` and `BackendError` before any work, and `ConfigError` if the loss diverges.
@@ -58,7 +60,7 @@ def finetune(
     settings = settings or FinetuningSettings()
     out = _free_folder(request.name) if out is None else out
     check_new(out, "finetuned model")
-    folder = locate_checkpoint(checkpoint)
+    folder = locate_checkpoint(checkpoint, revision)
     config = read_config(folder)
     tokens = matching_tokenizer(folder, tokenizer, config.vocab_size)
     device = choose_device(settings.device)
