@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .command_line import command_line
+from .one_process import run_on_one_process
 
 __all__ = ["convert"]
 
@@ -48,6 +49,7 @@ def convert(
     """Convert SOURCE to DEST: exactly, or with --trees into fast feedforward layers by distillation."""
     from ufbert.conversion import DistillationSettings, convert_checkpoint, distillation_wanted
 
+    run_on_one_process("convert")
     wanted = distillation_wanted(to=to, trees=trees, depth=depth, corpus=corpus or [])
     settings = None
     if wanted is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .command_line import command_line
+from .one_process import run_on_one_process
 
 __all__ = ["finetune"]
 
@@ -93,6 +94,7 @@ def finetune(
     from ufbert.reporting import show_log
     from ufbert.settings.toml import load_settings
 
+    run_on_one_process("finetune")
     show_log()
     request = DataRequest(
         task=task,
