@@ -164,7 +164,7 @@ def test_a_run_whose_settings_hold_a_string_with_commas_goes_on(capfd: pytest.Ca
                 text = text.replace(f"\n{new}\n", f"\n{old}\n")
         (Path("run") / name).write_text(text)
     capfd.readouterr()
-    assert run("--resume", "--out", "run", "--config", "run/settings.toml", "--no-plot") == 0
+    assert run("--resume", "--out", "run", "--no-plot") == 0
     assert "Resuming run after step 2" in capfd.readouterr().err
 
 

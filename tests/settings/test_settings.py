@@ -191,6 +191,18 @@ def test_a_corpus_is_a_list_and_a_string_is_a_list_of_one() -> None:
     assert load_settings(write("own.toml", settings_to_toml(load_settings(config)))) == load_settings(config)
 
 
+def test_a_stored_string_of_a_corpus_is_read_as_it_was_meant() -> None:
+    Path("Austen, Jane.txt").touch()
+    for stored, corpus in (
+        ("a.txt, b.txt,", ("a.txt", "b.txt")),
+        ("Austen, Jane.txt", ("Austen, Jane.txt",)),
+        (",".join(["text.txt"] * 1000), ("text.txt",) * 1000),
+        (["a, b-*.txt"], ("a, b-*.txt",)),
+    ):
+        data = settings_from_dict({"data": {"corpus": stored, "validation_corpus": ""}}, "here").data
+        assert (data.corpus, data.validation_corpus) == (corpus, ())
+
+
 def test_settings_survive_toml_and_json() -> None:
     settings = load_settings(
         None, ["training.steps=7", 'data.corpus="naïve \\"q\\" 😀.txt"', "model.depth=2", "training.adam_epsilon=1e-9"]

@@ -66,12 +66,13 @@ def download_checkpoint(name: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
 
     # The roots of the errors of whichever HTTP library the hub's client uses; requests' are OSErrors.
-    unreachable = (OSError, *HfHubHTTPError.__bases__)
+    unreachable: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
+    expected: tuple[type[Exception], ...] = (*unreachable, HFValidationError)
     try:
         listed = HfApi().model_info(name, revision=revision, timeout=SECONDS).siblings or []
         files = choose_files(file.rfilename for file in listed)
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-    except (*unreachable, HFValidationError) as error:
+    except expected as error:
         problem = error
     if not isinstance(problem, HFValidationError | RevisionNotFoundError):
         try:

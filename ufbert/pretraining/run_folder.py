@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ufbert.errors import CheckpointError, ConfigError, OutputError
-from ufbert.settings.toml import (
-    Settings,
-    differences,
-    load_settings,
-    settings_from_dict,
-    settings_to_dict,
-    split_commas,
-)
+from ufbert.settings.toml import Settings, differences, load_settings, settings_from_dict, settings_to_dict
 from ufbert.system.atomic import check_new
 
 from .state import STATE_FILE, TrainingState, read_state
@@ -71,8 +64,8 @@ def plan_run(
         return RunPlan(chosen, settings, TrainingState(settings=settings_to_dict(settings)), False)
     chosen = _last_folder() if folder is None else folder
     state = read_state(chosen)
-    stored = split_commas(settings_from_dict(state.settings, str(chosen / STATE_FILE)))
-    settings = split_commas(load_settings(config, overrides, options=options, base=stored))
+    stored = settings_from_dict(state.settings, str(chosen / STATE_FILE))
+    settings = load_settings(config, overrides, options=options, base=stored)
     for key, (old, new) in differences(stored, settings).items():
         if key not in FREE and not key.startswith("finetuning."):
             raise ConfigError(

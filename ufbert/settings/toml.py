@@ -32,7 +32,6 @@ __all__ = [
     "settings_to_dict",
     "settings_to_toml",
     "small_model",
-    "split_commas",
 ]
 
 DEFAULT_FILE = Path("ufbert.toml")
@@ -95,10 +94,23 @@ def settings_to_dict(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def settings_from_dict(values: Mapping[str, Mapping[str, Any]], source: str) -> Settings:
-    """Read what `settings_to_dict` made; what is absent has its default. `source` is for errors."""
+    """Read what `settings_to_dict` made; what is absent has its default. `source` is for errors.
+
+    A corpus that is a string is of a run from the time when a comma separated its parts, and is read so.
+    """
     laid = _Layers(Settings())
-    laid.lay({s: {k: v for k, v in keys.items() if v is not None} for s, keys in values.items()}, lambda key: source)
+    for section, keys in values.items():
+        given = {key: value for key, value in keys.items() if value is not None}
+        if section == "data":
+            given |= {key: _parts(given[key]) for key in ("corpus", "validation_corpus") if key in given}
+        laid.lay({section: given}, lambda key: source)
     return laid.settings()
+
+
+def _parts(corpus: Any) -> Any:
+    if not isinstance(corpus, str) or os.path.exists(corpus):  # noqa: PTH110  (Path.exists raises for a long text)
+        return corpus
+    return [part.strip() for part in corpus.split(",") if part.strip()]
 
 
 def settings_to_toml(settings: Settings) -> str:
@@ -109,16 +121,6 @@ def settings_to_toml(settings: Settings) -> str:
         # A JSON string, number or list of those is TOML too.
         lines += [f"{k} = {_to_toml(v)}" for k, v in values.items() if v is not None]
     return "\n".join(lines[1:]) + "\n"
-
-
-def split_commas(settings: Settings) -> Settings:
-    """The settings of a run folder whose corpus may still be one string, its parts separated by commas."""
-    changes = {}
-    for name in ("corpus", "validation_corpus"):
-        entries = getattr(settings.data, name)
-        if len(entries) == 1 and "," in entries[0] and not os.path.exists(entries[0]):  # noqa: PTH110  (too long for Path)
-            changes[name] = tuple(part for entry in entries[0].split(",") if (part := entry.strip()))
-    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **changes)) if changes else settings
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
