@@ -27,7 +27,6 @@ app = typer.Typer(
     name="ufbert",
     help="UltraFastBERT: BERT with fast feedforward layers. Pretrain, finetune, convert, infer, bench.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,8 +64,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # --debug is accepted anywhere on the line.
     debug = "--debug" in given
+    words = [word for word in given if word != "--debug"]
     try:
-        app(args=[a for a in given if a != "--debug"], prog_name="ufbert", standalone_mode=True)
+        app(args=words, prog_name="ufbert", standalone_mode=True, obj=words)
     except UfbertError as error:
         if debug:
             raise

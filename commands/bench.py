@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .one_process import run_on_one_process
+
 __all__ = ["bench"]
 
 
@@ -92,6 +94,7 @@ def bench(
     from ufbert.benchmark.run import run_benchmark
     from ufbert.benchmark.settings import BenchmarkSettings
 
+    run_on_one_process("bench")
     run_benchmark(
         BenchmarkSettings.from_options(
             subject=subject.value,

@@ -10,6 +10,7 @@ import typer
 from ufbert.settings.distillation import DistillationSettings
 
 from .command_line import command_line
+from .one_process import run_on_one_process
 from .settings_options import ConfigOption, SetOption
 
 __all__ = ["convert"]
@@ -21,6 +22,9 @@ def convert(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="New folder for the result.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a SOURCE on the hub. Default: main.")
+    ] = None,
     to: Annotated[
         str, typer.Option("--to", help="ultrafastbert, dense (Hugging Face layout) or onnx.")
     ] = "ultrafastbert",
@@ -32,7 +36,7 @@ def convert(
     ] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(help="Text to distil on: file, glob, folder or embedded; repeat it or separate by commas."),
+        typer.Option(help="Text to distil on: file, glob, folder, hub:NAME or embedded. May be repeated."),
     ] = None,
     text_column: Annotated[
         str | None,
@@ -72,6 +76,7 @@ def convert(
     from ufbert.conversion import ConversionRequest, convert_checkpoint
     from ufbert.settings.toml import load_settings
 
+    run_on_one_process("convert")
     options = {
         "distillation.text_column": text_column,
         "distillation.minutes": minutes,
@@ -89,6 +94,7 @@ def convert(
         trees=trees,
         depth=depth,
         corpus=tuple(corpus or ()),
+        revision=revision,
         distillation=load_settings(config, set_ or [], options=options).distillation,
         command=command_line(context),
     )

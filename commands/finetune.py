@@ -17,6 +17,7 @@ from ufbert.finetuning.request import (
 from ufbert.settings.sections import FinetuningSettings
 
 from .command_line import command_line
+from .one_process import run_on_one_process
 from .settings_options import ConfigOption, SetOption
 
 __all__ = ["finetune"]
@@ -29,6 +30,9 @@ def finetune(
     checkpoint: Annotated[
         str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")
     ],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a CHECKPOINT on the hub. Default: main.")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -119,6 +123,7 @@ def finetune(
     from ufbert.reporting import show_log
     from ufbert.settings.toml import load_settings
 
+    run_on_one_process("finetune")
     show_log()
     data_request = DataRequest(
         task=task,
@@ -147,6 +152,7 @@ def finetune(
         data_request,
         load_settings(config, set_ or [], options=options).finetuning,
         out=out,
+        revision=revision,
         tokenizer=tokenizer,
         command=command_line(context),
     )

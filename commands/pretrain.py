@@ -28,9 +28,10 @@ def pretrain(
         ),
     ] = None,
     validation_corpus: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="PATH|GLOB|hub:NAME", help="Held-out text; else a share of the corpus's documents is held out."
+            metavar="PATH|GLOB|hub:NAME",
+            help="Held-out text; else a share of the corpus's documents is held out. May be repeated.",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -75,8 +76,8 @@ def pretrain(
     show_log()
     corpora = [*(corpus or []), *(texts or [])]
     options = {
-        "data.corpus": ",".join(corpora) or None,
-        "data.validation_corpus": validation_corpus,
+        "data.corpus": corpora or None,
+        "data.validation_corpus": validation_corpus or None,
         "data.tokenizer": tokenizer,
         "training.steps": steps,
         "training.tokens": tokens,

@@ -1,4 +1,4 @@
-"""CUDA C++ to machine code at run time, with NVRTC through cuda-core: no nvcc and no C++ compiler is needed.
+"""CUDA C++ to machine code at run time, with NVRTC: no nvcc and no C++ compiler is needed.
 
 The compiled code is kept on disk (`cubin_cache.py`), so a layer shape is compiled once per machine.
 """
@@ -9,12 +9,21 @@ import hashlib
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from . import cubin_cache
-from .machine import MISSING_EXTRA
-from .unavailable import CudaUnavailable
+from .unavailable import MISSING_EXTRA, CudaUnavailable
 
-__all__ = ["MAIN_FILE", "CudaCompileError", "cache_key", "compile_cubin", "compiler_version", "cubin", "load_source"]
+__all__ = [
+    "MAIN_FILE",
+    "CudaCompileError",
+    "cache_key",
+    "compile_cubin",
+    "compiler_version",
+    "cubin",
+    "load_source",
+    "supported_architectures",
+]
 
 MAIN_FILE = "cmm.cu"
 STANDARD = "c++17"
@@ -48,30 +57,50 @@ def compiler_version() -> tuple[int, int]:
         import cuda.core
         from cuda.bindings import nvrtc
 
-        cuda.core.Program  # noqa: B018 - a release whose names are elsewhere is as good as none
+        cuda.core.ObjectCode  # noqa: B018 - a release whose names are elsewhere is as good as none
         _, major, minor = nvrtc.nvrtcVersion()
     except (ImportError, AttributeError, RuntimeError) as error:  # RuntimeError: bindings without the library
         raise CudaUnavailable(MISSING_EXTRA) from error
     return int(major), int(minor)
 
 
+def supported_architectures() -> list[str]:
+    """What NVRTC builds for, such as "sm_90", the oldest first. Raises `CudaUnavailable`."""
+    compiler_version()
+    from cuda.bindings import nvrtc
+
+    return [f"sm_{number}" for number in sorted(_checked(nvrtc.nvrtcGetSupportedArchs()))]
+
+
 def compile_cubin(source: str, macros: tuple[tuple[str, str], ...], arch: str, name: str = MAIN_FILE) -> bytes:
     """Machine code for `arch` (such as "sm_90"); the log calls the source `name`. Needs no GPU.
 
-    Raises `CudaCompileError`, `CudaUnavailable`.
+    NVRTC itself is called: cuda-core's `Program` says only in an exception of a private module what is wrong
+    with a source. Raises `CudaCompileError`, `CudaUnavailable`.
     """
     compiler_version()
-    from cuda.core import Program, ProgramOptions
-    from cuda.core._utils.cuda_utils import NVRTCError  # public code raises it, no public module names it
+    from cuda.bindings import nvrtc
 
-    options = ProgramOptions(name=name, arch=arch, std=STANDARD, define_macro=list(macros))
-    program = Program(source, "c++", options)
+    options = [f"-arch={arch}", f"--std={STANDARD}", *(f"-D{macro}={value}" for macro, value in macros)]
+    program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], []))
     try:
-        return bytes(program.compile("cubin").code)
-    except NVRTCError as error:
-        raise CudaCompileError(source, arch, macros, str(error)) from error
+        (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+        if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
+            nvrtc.nvrtcGetProgramLog(program, log)
+            raise CudaCompileError(source, arch, macros, log.rstrip(b"\0").decode(errors="replace"))
+        code = bytearray(_checked(nvrtc.nvrtcGetCUBINSize(program)))
+        _checked(nvrtc.nvrtcGetCUBIN(program, code))
+        return bytes(code)
     finally:
-        program.close()
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _checked(answer: tuple[Any, ...]) -> Any:
+    """What an NVRTC function gives beside its status. Raises `RuntimeError` for any status but success."""
+    if answer[0].value:
+        raise RuntimeError(f"NVRTC failed: {answer[0].name}")
+    return answer[1] if len(answer) > 1 else None
 
 
 def cache_key(

@@ -1,6 +1,9 @@
 """Compiled kernels on disk: one file per key, whole or absent, never trusted without its checksum.
 
 The cache only saves time. A folder that cannot be read or written, or a damaged file, costs a compilation.
+
+cuda-core's own (`cuda.core.utils.FileStreamProgramCache`, since 1.0) is as atomic, but takes what lies in its folder
+for a program: a damaged file fails in the driver when it is loaded, and a folder that cannot be written ends the run.
 """
 
 from __future__ import annotations

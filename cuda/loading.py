@@ -38,7 +38,7 @@ def enqueue(
     """
     if not launches:
         return
-    require()
+    require(device)
     from cuda.core import LEGACY_DEFAULT_STREAM, Device, LaunchConfig, Stream, launch
 
     Device(device).set_current()

@@ -4,24 +4,21 @@ so that the answer is right also where the `cuda` extra is missing."""
 from __future__ import annotations
 
 import ctypes
-import sys
 from functools import cache
 
+from .compiler import compiler_version, supported_architectures
 from .unavailable import CudaUnavailable
 
-__all__ = ["INSTALL", "architecture", "availability", "driver_version", "require"]
+__all__ = ["architecture", "availability", "driver_version", "require"]
 
-INSTALL = "pip install 'ufbert[cuda]'"
-MISSING_EXTRA = f"the CUDA backend needs cuda-core with the NVRTC compiler; install it with: {INSTALL}"
 NO_DRIVER = "the CUDA backend needs an NVIDIA GPU, and this machine has no NVIDIA driver"
 NO_GPU = "the CUDA backend needs an NVIDIA GPU, and the driver shows none (CUDA_VISIBLE_DEVICES may hide it)"
 
 
 def _open_driver() -> ctypes.CDLL | None:
     """The driver's library, or None where no driver is installed."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        return ctypes.CDLL(name)
+        return ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
 
@@ -44,22 +41,18 @@ def _gpu_count() -> int:
     return number.value
 
 
-def _compiler_version() -> tuple[int, int]:
-    """The CUDA version of the installed NVRTC. Raises `CudaUnavailable` where the extra is missing."""
-    from .compiler import compiler_version
-
-    return compiler_version()
-
-
 @cache
-def availability() -> str | None:
-    """None if this process can compile and launch the kernels, else one line that says what is missing."""
+def availability(device: int | None = None) -> str | None:
+    """None if this process can compile and launch the kernels, else one line that says what is missing.
+
+    With `device`, the number of a GPU, also whether the compiler still, or already, builds for that GPU.
+    """
     if _open_driver() is None:
         return NO_DRIVER
     if _gpu_count() == 0:
         return NO_GPU
     try:
-        compiler = _compiler_version()
+        compiler = compiler_version()
     except CudaUnavailable as error:
         return str(error)
     driver = driver_version()
@@ -68,12 +61,34 @@ def availability() -> str | None:
             f"the NVIDIA driver supports CUDA {driver[0]}.{driver[1]}, the installed cuda-core builds for CUDA "
             f"{compiler[0]}; update the driver, or: pip install 'cuda-core[cu{driver[0]}]'"
         )
-    return None
+    return None if device is None else _too_old_or_new(architecture(device), compiler)
 
 
-def require() -> None:
+def _too_old_or_new(arch: str, compiler: tuple[int, int]) -> str | None:
+    """One line if NVRTC does not build for an architecture, as CUDA drops old ones and learns of new ones."""
+    supported = supported_architectures()
+    if arch in supported:
+        return None
+    oldest, newest = supported[0], supported[-1]
+    if _number(arch) > _number(oldest):
+        advice = f"update it: pip install --upgrade 'cuda-core[cu{compiler[0]}]'"
+    elif compiler[0] > 12:
+        advice = "CUDA 12 may still: pip install 'cuda-core[cu12]'"
+    else:
+        advice = "take a newer GPU, or backend reference"
+    return (
+        f"the installed NVRTC {compiler[0]}.{compiler[1]} builds for {oldest} to {newest}, and this GPU is of "
+        f"architecture {arch}; {advice}"
+    )
+
+
+def _number(arch: str) -> int:
+    return int(arch.removeprefix("sm_"))
+
+
+def require(device: int) -> None:
     """Raise `CudaUnavailable` with the line of `availability`, if there is one."""
-    reason = availability()
+    reason = availability(device)
     if reason is not None:
         raise CudaUnavailable(reason)
 

@@ -127,6 +127,14 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
+def test_the_systems_are_stated_and_no_code_pretends_to_run_on_others() -> None:
+    stated = [c for c in PROJECT["project"]["classifiers"] if c.startswith("Operating System")]
+    assert stated == ["Operating System :: MacOS", "Operating System :: POSIX :: Linux"]
+    for folder in ("ufbert", "commands", "numba_kernels", "cuda"):
+        for file in python_files(folder):
+            assert not re.search(r"win32|msvcrt|\.dll|Windows", file.read_text()), file
+
+
 def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     from zipfile import ZipFile
 

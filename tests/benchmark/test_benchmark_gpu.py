@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from benchmark_figures import figure
 
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM
-from ufbert.benchmark.layer.gpu_layers import no_kernels_on
+from ufbert.benchmark.layer.gpu_layers import no_gpu_kernels, no_kernels_on
 from ufbert.benchmark.layer.roster import available
 from ufbert.benchmark.machine.limits import Traffic, share_of_limit
 from ufbert.benchmark.machine.tensor_float import in_tf32, tf32
@@ -22,6 +23,7 @@ from ufbert.benchmark.timing import Clock, Contestant, TimeBudget, calibrate, ra
 from ufbert.cmm import operator as operator
 from ufbert.cmm.operator import cmm, resolve_backend
 from ufbert.cuda import launcher, machine
+from ufbert.cuda.unavailable import MISSING_EXTRA
 from ufbert.errors import BackendError
 from ufbert.inference.engine.prepare import _convert
 from ufbert.model.fff import FFF
@@ -39,11 +41,11 @@ LIMITS: dict[str, Any] = {
 def without_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A machine with a GPU and without cuda-core; the line it gives."""
     for module in (machine, launcher):
-        monkeypatch.setattr(module, "availability", lambda: machine.MISSING_EXTRA)
+        monkeypatch.setattr(module, "availability", lambda *_: MISSING_EXTRA)
     cached = (operator._unavailable, operator._tell_slow)
     for function in cached:
         function.cache_clear()
-    yield machine.MISSING_EXTRA
+    yield MISSING_EXTRA
     for function in cached:
         function.cache_clear()
 
@@ -51,7 +53,7 @@ def without_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (machine, launcher):
-        monkeypatch.setattr(module, "availability", lambda: None)
+        monkeypatch.setattr(module, "availability", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
@@ -123,6 +125,34 @@ def test_without_the_extra_the_torch_path_runs_and_the_command_is_told_once(
     layer.backend = "cuda"
     with pytest.raises(BackendError, match="pip install"):
         layer(x)
+
+
+def test_a_gpu_too_old_for_the_compiler_computes_with_torch_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "_open_driver", object)
+    monkeypatch.setattr(machine, "_gpu_count", lambda: 1)
+    monkeypatch.setattr(machine, "driver_version", lambda: (13, 0))
+    monkeypatch.setattr(machine, "compiler_version", lambda: (13, 0))
+    monkeypatch.setattr(machine, "supported_architectures", lambda: ["sm_75", "sm_90"])
+    monkeypatch.setattr(machine, "architecture", lambda _: "sm_61")
+    cached = (machine.availability, operator._unavailable, operator._tell_slow)
+    for function in cached:
+        function.cache_clear()
+    try:
+        assert resolve_backend("auto", GPU) == resolve_backend("auto", GPU) == "reference"
+        (record,) = caplog.records
+        line = (
+            "the installed NVRTC 13.0 builds for sm_75 to sm_90, and this GPU is of architecture sm_61; CUDA 12 may "
+            "still: pip install 'cuda-core[cu12]'"
+        )
+        assert record.getMessage() == f"{line}; until then torch computes every neuron and masks most of them"
+        with pytest.raises(BackendError, match=f"^{re.escape(line)}$"):
+            resolve_backend("cuda", GPU)
+        assert no_gpu_kernels() == no_kernels_on(GPU) == line
+    finally:
+        for function in cached:
+            function.cache_clear()
 
 
 @pytest.mark.skipif(launcher.availability() is None, reason="there is a GPU")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,75 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame, "app", fail)
     with pytest.raises(ConfigError):
         frame.main(["bench", "--debug"])
+
+
+def completed(words: str) -> tuple[list[str], list[str]]:
+    """What bash is offered for the last of the words, and which heavy modules that took."""
+    heavy = ("torch", "numba", "datasets", "numpy", "pyarrow", "transformers", "tokenizers")
+    code = (
+        "import sys\nfrom ufbert.commands.app import main\n"
+        f"try:\n    main([])\nfinally:\n    print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
+    asked = {"_UFBERT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked})
+    return done.stdout.split(), done.stderr.split()
+
+
+def test_the_shell_completes_commands_options_and_choices() -> None:
+    assert completed("ufbert ") == (["pretrain", "finetune", "convert", "infer", "bench"], ["[]"])
+    assert completed("ufbert pretrain --val") == (["--validation-corpus"], ["[]"])
+    assert completed("ufbert bench enc") == (["encoder"], ["[]"])
+
+
+def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for option in ("--show-completion", "--install-completion"):
+        command = ["bash", "-c", f"{sys.executable} -m ufbert {option}; true"]  # typer asks which shell has called it
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.stderr == ""
+        assert ("_UFBERT_COMPLETE=complete_bash" if option == "--show-completion" else "bash completion") in done.stdout
+    assert "_UFBERT_COMPLETE" in (tmp_path / ".bash_completions" / "ufbert.sh").read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("command", ["finetune absent", "convert ./absent out", "bench --preset absent"])
+def test_a_command_for_one_process_says_so_under_torchrun(
+    command: str, rank: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": 4, "RANK": rank, "LOCAL_RANK": rank}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(SystemExit) as end:
+        frame.main(command.split())
+    out, err = capfd.readouterr()
+    name = command.partition(" ")[0]
+    assert (end.value.code, out) == (1 if rank == 0 else 0, "")
+    lines = err.splitlines()
+    if rank == 0:
+        assert lines[0] == f"{name} runs on one process: this one goes on, 3 of torchrun's 4 end here"
+        assert lines[1].startswith("error: ")
+        assert len(lines) == 2
+    else:
+        assert lines == []
+
+
+def test_the_command_line_is_given_as_it_was_typed() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", SHOW, "--debug", "convert", "a b", "--to=x", "out dir", "--corpus", "Austen, Jane.txt"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == "ufbert convert 'a b' --to=x 'out dir' --corpus 'Austen, Jane.txt'\n"
+
+
+# The command line that a command would write into a model card.
+SHOW = """
+import ufbert.conversion
+from ufbert.commands.app import main
+ufbert.conversion.distillation_wanted = lambda **_: None
+ufbert.conversion.convert_checkpoint = lambda *_, command, **__: print(command)
+main()
+"""
 
 
 def test_no_gpu_is_one_line() -> None:

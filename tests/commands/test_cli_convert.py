@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,21 @@ def test_bad_sources_are_one_line(
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "file.safetensors").write_text("")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 440473133\n"
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        folder = tmp_path / f"pointer-{name}"
+        folder.mkdir()
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+        (folder / name).write_text(pointer)
+    shutil.copytree(dense, tmp_path / "pointer-ours")
+    (tmp_path / "pointer-ours" / "model.safetensors").write_text(pointer)
+    shutil.copytree(dense, tmp_path / "pointer-tokenizer")
+    (tmp_path / "pointer-tokenizer" / "tokenizer.json").write_text(pointer)
     cases = {
+        str(tmp_path / "pointer-model.safetensors"): "install git-lfs and run `git lfs pull`",
+        str(tmp_path / "pointer-pytorch_model.bin"): "install git-lfs and run `git lfs pull`",
+        str(tmp_path / "pointer-ours"): "install git-lfs and run `git lfs pull`",
+        str(tmp_path / "pointer-tokenizer"): "tokenizer.json: git has left a pointer here in place of the file",
         "./absent": "no such folder",
         str(tmp_path / "empty"): "is not a checkpoint",
         str(tmp_path / "strange"): "model_type is 't5', which is not known; known: bert",

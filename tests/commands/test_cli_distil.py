@@ -97,6 +97,22 @@ def test_corpora_without_text_are_one_line(dense: Path, tmp_path: Path, capsys: 
     assert "title" in err
 
 
+def test_texts_are_a_list_of_files_whose_names_may_hold_commas(
+    dense: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"Austen, Jane - volume {number}.jsonl" for number in range(40)]
+    for file in files:
+        file.write_text(corpus.read_text())
+    options = [word for file in files for word in ("--corpus", str(file))]
+    options += ["--trees", "4", "--depth", "1", "--text-column", "body", "--steps", "1", "--max-texts", "500"]
+    code, err = run_convert(capsys, dense, tmp_path / "out", *options)
+    assert code == 0, err
+    both = f"{files[0]},{files[1]}"
+    code, err = run_convert(capsys, dense, tmp_path / "other", "--trees", "4", "--depth", "1", "--corpus", both)
+    assert code == 1
+    assert "several are a list" in err
+
+
 def test_trees_are_not_made_of_trees(
     tiny_checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,7 @@ def test_regression_by_flag_and_settings_from_a_file(run: Finetune, here: Path) 
             "nowhere: no such folder; --data takes the folder of the task's files",
         ),
         (("--task", "rte", "--data", "tiny"), "tiny: no file of the train split of glue/rte there (such as "),
+        (("--train", "train.csv", "--revision", "v1"), "tiny: is a folder here, which has no revisions; leave out"),
         (("--train", "none.csv"), "none.csv: no such file or folder; check the path"),
         (("--train", "empty.csv"), "empty.csv: no rows in it"),
         (("--train", "header.csv"), "header.csv: no rows in it"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -67,6 +68,16 @@ def error_of(capfd: pytest.CaptureFixture[str]) -> str:
     return err.strip().splitlines()[-1]
 
 
+def test_a_run_saves_where_there_are_no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    assert run("--config", "tiny.toml", "--steps", "2", "--out", "run", "--no-plot") == 0
+    assert (Path("run") / "metrics.jsonl").read_text().count("\n") >= 2
+    assert json.loads((Path("run") / "training" / "state.json").read_text())["steps"] == 2
+
+
 def test_a_run_from_text_to_filled_masks(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--config", "tiny.toml", "--steps", "20", "--plot") == 0
     out, err = capfd.readouterr()
@@ -105,8 +116,8 @@ def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> 
     state = json.loads(Path("run/training/state.json").read_text())
     assert "settings" not in state
     settings = tomli.loads(Path("run/settings.toml").read_text())
-    assert settings["data"]["corpus"] == "a.txt,corpus.txt"
-    assert settings["data"]["validation_corpus"] == "b.txt"
+    assert settings["data"]["corpus"] == ["a.txt", "corpus.txt"]
+    assert settings["data"]["validation_corpus"] == ["b.txt"]
     assert (settings["training"]["tokens"], settings["training"]["budget"], settings["training"]["seed"]) == (
         600,
         "",
@@ -115,6 +126,42 @@ def test_unquoted_globs_and_named_options(capfd: pytest.CaptureFixture[str]) -> 
     assert state["tokens"] == 608
     assert run("--config", "tiny.toml", "--tokens", "600", "--tokenizer", "run", "--out", "other", "--no-plot") == 0
     assert Path("other/tokenizer.json").read_bytes() == Path("run/tokenizer.json").read_bytes()
+
+
+def test_many_files_and_commas_in_their_names(capfd: pytest.CaptureFixture[str]) -> None:
+    names = [f"Austen, Jane - volume {number}.txt" for number in range(40)]
+    for name in names:
+        Path(name).write_text(Path("corpus.txt").read_text(encoding="utf-8")[: 40 * 70])
+    assert run("--config", "tiny.toml", "--steps", "1", "--no-plot", "--out", "run", "--corpus", *names) == 0
+    settings = tomli.loads(Path("run/settings.toml").read_text())
+    assert settings["data"]["corpus"] == names
+    card = Path("run/README.md").read_text()
+    assert (
+        "the corpus `Austen, Jane - volume 0.txt, Austen, Jane - volume 1.txt, Austen, Jane - volume 2.txt and" in card
+    )
+    options = ["--steps", "1", "--no-plot", "--out", "again"]
+    assert run("--config", "run/settings.toml", *options) == 0
+    assert run("--config", "tiny.toml", "--corpus", "corpus.txt,more.txt", "--steps", "1") == 1
+    assert error_of(capfd) == (
+        "error: corpus.txt,more.txt: no such file or folder; check the path; several are a list, "
+        'corpus = ["corpus.txt", "more.txt"], or an option --corpus for each'
+    )
+
+
+def test_a_run_whose_settings_hold_a_string_with_commas_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    """As runs were written when a corpus of several files was one string."""
+    Path("more.txt").write_text(Path("corpus.txt").read_text())
+    options = ["--config", "tiny.toml", "--steps", "2", "--no-plot", "--out", "run"]
+    assert run(*options, "--corpus", "corpus.txt", "more.txt") == 0
+    settings, state = Path("run/settings.toml"), Path("run/training/state.json")
+    older = tomli.loads(settings.read_text())
+    older["data"] |= {"corpus": "corpus.txt,more.txt", "validation_corpus": ""}
+    del older["training"]["tf32"]
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"settings": older, "complete": False}))
+    settings.unlink()
+    capfd.readouterr()
+    assert run("--resume", "--out", "run", "--no-plot") == 0
+    assert "Resuming run after step 2" in capfd.readouterr().err
 
 
 def interrupt_when_training(process: subprocess.Popen[str], *signals: signal.Signals) -> str:

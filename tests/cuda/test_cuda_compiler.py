@@ -92,6 +92,15 @@ def test_unusual_shapes_compile(dtype: str, hidden: int, depth: int, vector: int
 
 
 @pytest.mark.usefixtures("nvrtc")
+def test_the_compiler_says_what_it_builds_for() -> None:
+    known = compiler.supported_architectures()
+    assert {"sm_80", "sm_90"} <= set(known)
+    assert known == sorted(known, key=lambda arch: int(arch.removeprefix("sm_")))
+    with pytest.raises(CudaCompileError, match="invalid value for --gpu-architecture"):
+        compile_cubin(load_source(), MACROS, "sm_35")
+
+
+@pytest.mark.usefixtures("nvrtc")
 def test_a_compile_error_shows_numbered_source_and_log() -> None:
     source = load_source().replace("return 0.5f * s", "return 0.5f * undeclared", 1)
     line = next(n for n, text in enumerate(source.splitlines(), 1) if "undeclared" in text)

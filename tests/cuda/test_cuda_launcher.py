@@ -166,7 +166,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, driver: tuple[int, int] | None, 
 
 
 def check_refused(text: str) -> None:
-    assert launcher.availability() == text
+    assert launcher.availability() == launcher.availability(0) == text
     with pytest.raises(CudaUnavailable, match=f"^{re.escape(text)}$"):
         launcher.forward(**FORWARD, **sizes(), device=0, stream=0)
     with pytest.raises(CudaUnavailable):
@@ -200,7 +200,7 @@ def test_missing_extra(fresh: pytest.MonkeyPatch) -> None:
 
 def test_old_driver(fresh: pytest.MonkeyPatch) -> None:
     pretend(fresh, driver=(12, 4), gpus=1)
-    fresh.setattr(machine, "_compiler_version", lambda: (13, 0))
+    fresh.setattr(machine, "compiler_version", lambda: (13, 0))
     check_refused(
         "the NVIDIA driver supports CUDA 12.4, the installed cuda-core builds for CUDA 13; update the driver, "
         "or: pip install 'cuda-core[cu12]'"
@@ -209,9 +209,37 @@ def test_old_driver(fresh: pytest.MonkeyPatch) -> None:
 
 def test_usable(fresh: pytest.MonkeyPatch) -> None:
     pretend(fresh, driver=(13, 1), gpus=1)
-    fresh.setattr(machine, "_compiler_version", lambda: (13, 0))
+    fresh.setattr(machine, "compiler_version", lambda: (13, 0))
+    fresh.setattr(machine, "architecture", lambda _: "sm_90")
+    fresh.setattr(machine, "supported_architectures", lambda: ["sm_75", "sm_90"])
     assert launcher.availability() is None
-    machine.require()
+    machine.require(0)
+
+
+@pytest.mark.parametrize(
+    ("arch", "compiler", "advice"),
+    [
+        ("sm_61", (13, 0), "CUDA 12 may still: pip install 'cuda-core[cu12]'"),
+        ("sm_37", (12, 9), "take a newer GPU, or backend reference"),
+        ("sm_130", (13, 0), "update it: pip install --upgrade 'cuda-core[cu13]'"),
+    ],
+)
+def test_a_gpu_that_the_compiler_does_not_build_for(
+    fresh: pytest.MonkeyPatch, arch: str, compiler: tuple[int, int], advice: str
+) -> None:
+    pretend(fresh, driver=(13, 0), gpus=2)
+    fresh.setattr(machine, "compiler_version", lambda: compiler)
+    fresh.setattr(machine, "supported_architectures", lambda: ["sm_75", "sm_90", "sm_121"])
+    fresh.setattr(machine, "architecture", lambda device: ("sm_90", arch)[device])
+    text = (
+        f"the installed NVRTC {compiler[0]}.{compiler[1]} builds for sm_75 to sm_121, and this GPU is of architecture "
+        f"{arch}; {advice}"
+    )
+    assert launcher.availability() is None
+    assert launcher.availability(0) is None
+    assert launcher.availability(1) == text
+    with pytest.raises(CudaUnavailable, match=f"^{re.escape(text)}$"):
+        launcher.forward(**FORWARD, **sizes(), device=1, stream=0)
 
 
 def test_the_driver_is_asked_without_the_extra() -> None:

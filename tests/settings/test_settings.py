@@ -48,8 +48,10 @@ def test_the_repositorys_file_repeats_every_default(monkeypatch: pytest.MonkeyPa
         names = {f.name for f in dataclasses.fields(section_defaults)} - NOT_IN_FILES
         assert set(values) == names, section
         for name, value in values.items():
-            assert value == getattr(section_defaults, name), f"{section}.{name}"
-            assert type(value) is type(getattr(section_defaults, name)), f"{section}.{name}"
+            default = getattr(section_defaults, name)
+            read = tuple(value) if isinstance(value, list) else value
+            assert read == default, f"{section}.{name}"
+            assert type(read) is type(default), f"{section}.{name}"
     monkeypatch.chdir(ROOT)
     assert load_settings() == defaults
 
@@ -81,7 +83,7 @@ def test_command_line_over_config_over_folder_over_defaults() -> None:
     model = settings.model
     assert (model.depth, model.trees, model.hidden_size, model.num_hidden_layers) == (5, 4, 96, 2)
     assert settings.training.seed == 6
-    assert settings.data.corpus == "embedded"
+    assert settings.data.corpus == ("embedded",)
 
 
 def test_values_of_overrides_are_toml_and_a_bare_word_is_a_string() -> None:
@@ -91,7 +93,8 @@ def test_values_of_overrides_are_toml_and_a_bare_word_is_a_string() -> None:
     assert settings.data.lowercase is False
     assert settings.training.dropout == 0.0
     assert isinstance(settings.training.dropout, float)
-    assert (settings.data.corpus, settings.data.tokenizer) == ("a b.txt", "x/y")
+    assert (settings.data.corpus, settings.data.tokenizer) == (("a b.txt",), "x/y")
+    assert load_settings(None, ['data.corpus=["a.txt", "b, c.txt"]']).data.corpus == ("a.txt", "b, c.txt")
     assert load_settings(None, ["model.depth=3", "model.depth=4"]).model.depth == 4
 
 
@@ -146,7 +149,10 @@ def test_an_option_clears_the_files_end_and_two_options_are_at_odds() -> None:
         ("[model]\ndepth = '3'\n", "own.toml:2: model.depth must be a whole number, not '3'"),
         ("[model]\nuse_bias = 1\n", "own.toml:2: model.use_bias must be true or false, not 1"),
         ("[training]\nbatch_size = true\n", "own.toml:2: training.batch_size must be a whole number, not True"),
-        ("[data]\n# a\ncorpus = 3\n", "own.toml:3: data.corpus must be a string, not 3"),
+        ("[data]\n# a\ncorpus = 3\n", "own.toml:3: data.corpus must be a string or a list of strings, not 3"),
+        ("[data]\ncorpus = ['a', 3]\n", "own.toml:2: data.corpus must be a string or a list of strings, not ['a', 3]"),
+        ("[data]\ncorpus = ['a', '']\n", "own.toml:2: data.corpus has an empty entry"),
+        ("[data]\ncorpus = []\n", "own.toml:2: data.corpus is empty; give a path"),
         ("[training]\ndropout = 1.5\n", "own.toml:2: training.dropout must lie between 0.0 and 0.99"),
         ("[training]\nbudget = 'long'\n", "own.toml:2: training.budget must be a time such as 90s"),
         ("[training]\nprecision = 'half'\n", "own.toml:2: training.precision must be one of auto, float32"),
@@ -197,6 +203,26 @@ def test_a_file_that_is_missing_or_not_text() -> None:
     Path("own.toml").write_bytes(b"[model]\n\xff = 3\n")
     with pytest.raises(ConfigError, match=r"own.toml: not UTF-8 \(byte 8\)"):
         load_settings(Path("own.toml"))
+
+
+def test_a_corpus_is_a_list_and_a_string_is_a_list_of_one() -> None:
+    config = write("own.toml", "[data]\ncorpus = ['a.txt', 'Austen, Jane.txt']\nvalidation_corpus = 'b, c.txt'\n")
+    data = load_settings(config).data
+    assert (data.corpus, data.validation_corpus) == (("a.txt", "Austen, Jane.txt"), ("b, c.txt",))
+    assert load_settings(None, ["data.validation_corpus=''"]).data.validation_corpus == ()
+    assert load_settings(write("own.toml", settings_to_toml(load_settings(config)))) == load_settings(config)
+
+
+def test_a_stored_string_of_a_corpus_is_read_as_it_was_meant() -> None:
+    Path("Austen, Jane.txt").touch()
+    for stored, corpus in (
+        ("a.txt, b.txt,", ("a.txt", "b.txt")),
+        ("Austen, Jane.txt", ("Austen, Jane.txt",)),
+        (",".join(["text.txt"] * 1000), ("text.txt",) * 1000),
+        (["a, b-*.txt"], ("a, b-*.txt",)),
+    ):
+        data = settings_from_dict({"data": {"corpus": stored, "validation_corpus": ""}}, "here").data
+        assert (data.corpus, data.validation_corpus) == (corpus, ())
 
 
 def test_settings_survive_toml_and_json() -> None:

@@ -17,6 +17,7 @@ from ufbert.errors import CheckpointError, DataError, OutputError
 from ufbert.settings.toml import DataSettings
 from ufbert.text import corpus as corpus_module
 from ufbert.text.corpus import PreparedCorpus, epoch_order, prepare_corpus
+from ufbert.text.corpus_sources import corpus_name
 
 WORDS = [
     "the",
@@ -55,7 +56,7 @@ def data(tmp_path: Path) -> DataSettings:
     """Settings for 200 documents of 62 words."""
     write_jsonl(tmp_path / "corpus.jsonl", sentences(200))
     return DataSettings(
-        corpus=str(tmp_path / "corpus.jsonl"),
+        corpus=(str(tmp_path / "corpus.jsonl"),),
         cache_dir=str(tmp_path / "cache"),
         sequence_length=16,
         min_frequency=2,
@@ -128,7 +129,7 @@ def test_a_second_run_reuses_everything(
     ],
 )
 def test_a_setting_that_matters_changes_the_fingerprint(data: DataSettings, changes: dict[str, Any]) -> None:
-    write_jsonl(Path(data.corpus), [text.title() for text in sentences(200)])
+    write_jsonl(Path(data.corpus[0]), [text.title() for text in sentences(200)])
     assert prepare_corpus(data, 500).fingerprint != prepare_corpus(replace(data, **changes), 500).fingerprint
 
 
@@ -136,7 +137,7 @@ def test_content_and_not_place_or_worker_count_makes_the_fingerprint(data: DataS
     first = prepare_corpus(data, 500)
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    Path(data.corpus).rename(moved / "other.jsonl")
+    Path(data.corpus[0]).rename(moved / "other.jsonl")
     again = prepare_corpus(replace(data, corpus=str(moved), workers=1), 500)
     assert again.reused
     assert again.fingerprint == first.fingerprint
@@ -197,7 +198,7 @@ def test_a_ready_tokenizer_is_used_as_it_is(data: DataSettings, tmp_path: Path) 
 
 def test_documents_of_too_many_tokens_are_dropped(data: DataSettings) -> None:
     noise = " ".join("=" * 40)
-    write_jsonl(Path(data.corpus), sentences(100) + [noise] * 7)
+    write_jsonl(Path(data.corpus[0]), sentences(100) + [noise] * 7)
     prepared = prepare_corpus(replace(data, max_tokens_per_character=0.4), 500)
     assert prepared.dropped_documents == 7
     assert prepared.train_documents + prepared.validation_documents == 100
@@ -208,7 +209,7 @@ def test_documents_of_too_many_tokens_are_dropped(data: DataSettings) -> None:
 def test_equal_texts_stay_on_one_side_and_a_giant_does_not_empty_the_other(data: DataSettings) -> None:
     texts = sentences(20) * 3 + [" ".join(WORDS * 500)]
     for seed in range(5):
-        write_jsonl(Path(data.corpus), texts)
+        write_jsonl(Path(data.corpus[0]), texts)
         prepared = prepare_corpus(data, 500, seed=seed)
         assert prepared.validation_documents % 3 == 0
         assert prepared.validation_documents > 0
@@ -227,7 +228,7 @@ def test_equal_texts_stay_on_one_side_and_a_giant_does_not_empty_the_other(data:
 def test_too_little_text_says_how_much_there_is(
     data: DataSettings, tmp_path: Path, texts: list[str], held_out: str, message: str
 ) -> None:
-    write_jsonl(Path(data.corpus), texts)
+    write_jsonl(Path(data.corpus[0]), texts)
     (tmp_path / "held.txt").write_text(held_out)
     with pytest.raises(DataError, match=message):
         prepare_corpus(replace(data, validation_corpus=f"{tmp_path}/held.txt" if held_out else ""), 500)
@@ -236,7 +237,7 @@ def test_too_little_text_says_how_much_there_is(
 def test_text_files_hold_documents_between_blank_lines(data: DataSettings, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n\n".join(sentences(30)))
     (tmp_path / "b.txt").write_text("\n\n\n".join(sentences(20, seed=1)) + "\n")
-    both = prepare_corpus(replace(data, corpus=f"{tmp_path}/a.txt, {tmp_path}/b.txt"), 500)
+    both = prepare_corpus(replace(data, corpus=[f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"]), 500)
     assert both.train_documents + both.validation_documents == 50
 
 
@@ -287,8 +288,13 @@ def test_an_unreachable_hub_is_one_line_and_no_noise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("corpus", "message"),
     [
-        ("none.txt", "none.txt: no such file or folder"),
-        (" , ", "names nothing"),
+        ("none.txt", "none.txt: no such file or folder; check the path$"),
+        (
+            "a.txt, b.txt",
+            r'a.txt, b.txt: no such file .*; several are a list, corpus = \["a.txt", "b.txt"\], or an opt',
+        ),
+        ("*.none,b.txt", r'no file matches; .* corpus = \["\*.none", "b.txt"\]'),
+        ("hub:a,hub:b", r'write hub:NAME.* corpus = \["hub:a", "hub:b"\]'),
         ("-", "a corpus is read more than once, so it must be a file"),
     ],
 )
@@ -297,8 +303,23 @@ def test_a_corpus_that_is_nothing_says_so(data: DataSettings, corpus: str, messa
         prepare_corpus(replace(data, corpus=corpus), 500)
 
 
+def test_a_comma_belongs_to_a_files_name(data: DataSettings, tmp_path: Path) -> None:
+    names = ["Austen, Jane - Emma.txt", "Joyce, James.txt"]
+    for seed, name in enumerate(names):
+        (tmp_path / name).write_text("\n\n".join(sentences(20, seed=seed)))
+    both = prepare_corpus(replace(data, corpus=[f"{tmp_path}/{name}" for name in names]), 500)
+    assert both.train_documents + both.validation_documents == 40
+    one = prepare_corpus(replace(data, corpus=f"{tmp_path}/{names[0]}"), 500)
+    assert one.train_documents + one.validation_documents == 20
+
+
+def test_a_long_list_is_named_in_short() -> None:
+    assert corpus_name(["a.txt", "b, c.txt"]) == "a.txt, b, c.txt"
+    assert corpus_name([f"{n}.txt" for n in range(1003)]) == "0.txt, 1.txt, 2.txt and 1,000 more"
+
+
 def test_a_bad_row_stops_with_its_place(data: DataSettings) -> None:
-    with Path(data.corpus).open("a") as file:
+    with Path(data.corpus[0]).open("a") as file:
         file.write('{"text": 5}\n')
     with pytest.raises(DataError, match=r"corpus\.jsonl:201: 'text' is int 5"):
         prepare_corpus(data, 500)

@@ -19,36 +19,39 @@ from safetensors.torch import load_file, save_file
 
 from ufbert.errors import CheckpointError
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "locate_checkpoint", "read_json", "read_tensors", "write_tensors"]
+from .download import download_checkpoint
+from .git_lfs import refuse_git_lfs_pointer
+
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "locate_checkpoint",
+    "read_json",
+    "read_tensors",
+    "write_tensors",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-def locate_checkpoint(folder_or_hub_id: str | Path) -> Path:
+def locate_checkpoint(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint; anything that is no path is fetched from the Hugging Face hub.
 
-    Raises `CheckpointError` if there is neither such a folder nor such a model on the hub.
+    `revision` is a branch, tag or commit there. Raises `CheckpointError` if there is neither such a folder nor
+    such a model on the hub, and for a revision of a folder.
     """
     path = Path(folder_or_hub_id).expanduser()
-    if path.is_dir():
-        return path
     text = str(folder_or_hub_id)
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{text}: is a folder here, which has no revisions; leave out --revision {revision}")
+        return path
     if path.exists():
         raise CheckpointError(f"{text}: is a file; give the checkpoint's folder")
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise CheckpointError(f"{text}: no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(text, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{text}: no such folder, and not to be had from the Hugging Face hub ({reason})"
-        ) from error
+    return download_checkpoint(text, revision)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; {path.parent} is not a checkpoint") from error
     except json.JSONDecodeError as error:
+        refuse_git_lfs_pointer(path)
         raise CheckpointError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
@@ -68,6 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file. Raises `CheckpointError`."""
+    refuse_git_lfs_pointer(path)
     try:
         return load_file(path)
     except FileNotFoundError as error:

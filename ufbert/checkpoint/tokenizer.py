@@ -18,6 +18,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from ufbert.errors import CheckpointError
 
+from .git_lfs import refuse_git_lfs_pointer
+
 __all__ = [
     "PREFIX",
     "SPECIAL_TOKENS",
@@ -73,6 +75,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise CheckpointError(
             f"{path}: no tokenizer there; give a folder with tokenizer.json or vocab.txt, or such a file"
         )
+    refuse_git_lfs_pointer(file)
     try:
         content = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -23,10 +23,12 @@ NARROWS_WEIGHTS = True
 
 
 def unavailable(device: torch.device) -> str | None:
-    """None on a CUDA GPU with driver and compiler, else what is missing."""
+    """None on a CUDA GPU with driver and a compiler that builds for it, else what is missing."""
     if reason := launcher.availability():
         return reason
-    return None if device.type == "cuda" else f"backend cuda computes on a GPU; the tensors are on {device}"
+    if device.type != "cuda":
+        return f"backend cuda computes on a GPU; the tensors are on {device}"
+    return launcher.availability(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def forward(

@@ -30,6 +30,8 @@ class ConversionRequest:
     """D of every layer."""
     corpus: tuple[str, ...] = ()
     """Files, globs, folders, hub:NAME or `embedded` to distil on."""
+    revision: str | None = None
+    """Branch, tag or commit of a source on the hub; None takes its main branch."""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     """How dense layers become trees, if they do."""
     command: str = ""

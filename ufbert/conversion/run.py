@@ -27,7 +27,7 @@ def convert_checkpoint(request: ConversionRequest) -> None:
         from ufbert.conversion.export.onnx import require_onnx
 
         require_onnx()  # before the time spent on reading
-    loaded = load_checkpoint(request.source)
+    loaded = load_checkpoint(request.source, request.revision)
     for line in loaded.notes:
         note(f"note: {line}")
     if request.to == "onnx":

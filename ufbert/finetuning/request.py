@@ -108,6 +108,8 @@ class FinetuningRequest:
     """The recipe."""
     out: Path | None = None
     """Folder of the result; None takes the first free one of `runs/finetune-NAME`, `runs/finetune-NAME-2`, ..."""
+    revision: str | None = None
+    """Branch, tag or commit of a checkpoint on the hub; None takes its main branch."""
     tokenizer: Path | None = None
     """Tokenizer folder or file; None takes the checkpoint's."""
     command: str = ""

@@ -49,7 +49,7 @@ def finetune(request: FinetuningRequest) -> FinetuningResult:
     settings = request.settings
     out = _free_folder(request.data.name) if request.out is None else request.out
     check_new(out, "finetuned model")
-    folder = locate_checkpoint(request.checkpoint)
+    folder = locate_checkpoint(request.checkpoint, request.revision)
     config = read_config(folder)
     tokenizer = matching_tokenizer(folder, request.tokenizer, config.vocab_size)
     device = choose_device(settings.device)

@@ -74,6 +74,7 @@ class Pipeline:
       what sentence-transformers' files in the folder or the checkpoint's provenance say, else mean and not
       normalised.
 
+    `revision` is a branch, tag or commit of a model on the hub.
     `device` is `auto`, `cpu` or `cuda`; `precision` `auto`, `float32`, `bfloat16` or, on a CPU, `int8`
     (of the matrix products);
     `backend` that of the fast feedforward layers; `batch_size` texts make a batch, by default about 4,096
@@ -94,6 +95,7 @@ class Pipeline:
         folder: str | Path,
         task: str | None = None,
         *,
+        revision: str | None = None,
         top_k: int | None = None,
         pooling: str | None = None,
         normalize: bool | None = None,
@@ -105,7 +107,7 @@ class Pipeline:
         device: str = "auto",
         backend: str = "auto",
     ) -> None:
-        self.folder = locate_checkpoint(folder)
+        self.folder = locate_checkpoint(folder, revision)
         self.config = read_config(self.folder)
         self.task = choose_task(task, self.config, str(folder))
         check_relevance(self.task, top_k=top_k, pooling=pooling, normalize=normalize)

@@ -96,15 +96,21 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_hub_id: str | Path, *, dtype: torch.dtype = torch.float32, **changes: Any
+        cls,
+        folder_or_hub_id: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        **changes: Any,
     ) -> Self:
         """Load a checkpoint of ours onto the CPU, in evaluation mode.
 
-        `changes` replace fields of the config (`num_labels=3`). A head the checkpoint lacks is initialised
-        anew, and a log line says so. Raises `CheckpointError` for a folder that is none, is damaged, or
-        comes from other software, and `ConfigError` for changes that cannot be.
+        `revision` is a branch, tag or commit of a model on the hub. `changes` replace fields of the config
+        (`num_labels=3`). A head the checkpoint lacks is initialised anew, and a log line says so. Raises
+        `CheckpointError` for a folder that is none, is damaged, or comes from other software, and `ConfigError`
+        for changes that cannot be.
         """
-        folder = locate_checkpoint(folder_or_hub_id)
+        folder = locate_checkpoint(folder_or_hub_id, revision)
         config = read_config(folder).replace(**changes)
         state = read_tensors(folder / WEIGHTS_FILE)
         with torch.device("meta"), _Uninitialised():  # no time spent on values that are about to be replaced

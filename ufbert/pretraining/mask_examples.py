@@ -32,9 +32,9 @@ class FilledMask:
     candidates: tuple[tuple[str, float], ...]
 
 
-def example_sentences(corpus: str) -> tuple[str, ...]:
+def example_sentences(corpus: Sequence[str]) -> tuple[str, ...]:
     """Sentences that suit a corpus: on Python for the embedded one, plain English for others."""
-    return PYTHON_SENTENCES if corpus == "embedded" else ENGLISH_SENTENCES
+    return PYTHON_SENTENCES if tuple(corpus) == ("embedded",) else ENGLISH_SENTENCES
 
 
 def fill_examples(folder: Path, sentences: Sequence[str], device: str, top: int = 3) -> list[FilledMask]:

@@ -21,6 +21,7 @@ from ufbert.system.devices import choose_device, choose_precision, describe_prec
 from ufbert.system.interruption import Interruption
 from ufbert.system.processes import MeetingPoint, World, described_world, join_world, take_gpu
 from ufbert.text.corpus import PreparedCorpus
+from ufbert.text.corpus_sources import corpus_name
 from ufbert.training.display import duration
 from ufbert.training.memory import check_disk_space, check_training_memory, explain_out_of_memory
 from ufbert.training.optimization import build_optimizer
@@ -154,8 +155,8 @@ def _note_corpus(plan: RunPlan, corpus: PreparedCorpus) -> None:
     """Into the state of a new run; raises `ConfigError` if that of a resumed one is another."""
     if plan.resumed and corpus.fingerprint != plan.state.corpus:
         raise ConfigError(
-            f"{plan.folder}: the corpus {plan.settings.data.corpus} or its tokenizer has changed since this run "
-            "began; bring it back, or start another run with another --out"
+            f"{plan.folder}: the corpus {corpus_name(plan.settings.data.corpus)} or its tokenizer has changed since "
+            "this run began; bring it back, or start another run with another --out"
         )
     plan.state.corpus = corpus.fingerprint
 

@@ -17,6 +17,7 @@ from ufbert.reporting import note
 from ufbert.settings.sections import Settings
 from ufbert.settings.toml import settings_to_toml
 from ufbert.system.atomic import write_folder
+from ufbert.text.corpus_sources import corpus_name
 
 from .loss_curve import LOSS_CURVE_FILE, draw_loss_curve
 from .metrics import MetricsLog, read_metrics
@@ -85,7 +86,7 @@ class CheckpointWriter:
             self.model.config,
             title=self._title,
             origin=f"Pretrained from random weights by masked language modelling on the corpus "
-            f"`{self.settings.data.corpus}`. The settings of the run are in `{SETTINGS_FILE}`.",
+            f"`{corpus_name(self.settings.data.corpus)}`. The settings of the run are in `{SETTINGS_FILE}`.",
             figures=self.figures(),
             command=f"ufbert pretrain --config {SETTINGS_FILE} --out NEW_FOLDER",
         )

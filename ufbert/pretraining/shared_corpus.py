@@ -9,6 +9,7 @@ from ufbert.errors import ConfigError
 from ufbert.settings.sections import Settings
 from ufbert.system.processes import MeetingPoint
 from ufbert.text.corpus import PreparedCorpus, open_corpus, prepare_corpus
+from ufbert.text.corpus_sources import corpus_name
 
 __all__ = ["prepare_shared_corpus"]
 
@@ -29,7 +30,8 @@ def prepare_shared_corpus(settings: Settings, meeting: MeetingPoint) -> Prepared
             corpus = open_corpus(Path(given["folder"])) or _prepare(settings)
             if corpus.fingerprint != given["fingerprint"]:
                 raise ConfigError(
-                    f"process {world.rank} reads another corpus or tokenizer under {settings.data.corpus} than process "
+                    f"process {world.rank} reads another corpus or tokenizer under "
+                    f"{corpus_name(settings.data.corpus)} than process "
                     "0; give all machines the same files, or a data.cache_dir that they share"
                 )
         meeting.leave(

@@ -7,6 +7,7 @@ The default model is a small one, so that a run without arguments ends in minute
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,9 +53,9 @@ def small_model() -> UltraFastBertConfig:
 class DataSettings:
     """Where the text comes from and how it becomes token blocks."""
 
-    corpus: str = "embedded"
-    """File, glob, folder, comma-separated list of them, `hub:NAME`, or `embedded`."""
-    validation_corpus: str = ""
+    corpus: Sequence[str] = ("embedded",)
+    """Files, globs, folders, `hub:NAME`, or `embedded`; a string is a list of one."""
+    validation_corpus: Sequence[str] = ()
     """The same for the held-out text; empty takes `validation_fraction` of the corpus."""
     validation_fraction: float = 0.02
     """Share of the tokens held out, in whole documents, when `validation_corpus` is empty."""
@@ -80,6 +81,12 @@ class DataSettings:
     """Folder of the tokenised blocks, keyed by content; empty takes `~/.cache/ufbert`."""
 
     def __post_init__(self) -> None:
+        for name in ("corpus", "validation_corpus"):
+            given = getattr(self, name)
+            entries = ((given,) if given else ()) if isinstance(given, str) else tuple(given)
+            if not all(entry.strip() for entry in entries):
+                raise ConfigError(f"data.{name} has an empty entry; give a path, a glob, hub:NAME or embedded")
+            object.__setattr__(self, name, entries)
         if not self.corpus:
             raise ConfigError("data.corpus is empty; give a path, a glob, hub:NAME or embedded")
         _in_range("data.validation_fraction", self.validation_fraction, 0.0, 0.5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import types
 import typing
@@ -104,10 +105,23 @@ def settings_to_dict(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def settings_from_dict(values: Mapping[str, Mapping[str, Any]], source: str) -> Settings:
-    """Read what `settings_to_dict` made; what is absent has its default. `source` is for errors."""
+    """Read what `settings_to_dict` made; what is absent has its default. `source` is for errors.
+
+    A corpus that is a string is of a run from the time when a comma separated its parts, and is read so.
+    """
     laid = _Layers(Settings())
-    laid.lay({s: {k: v for k, v in keys.items() if v is not None} for s, keys in values.items()}, lambda key: source)
+    for section, keys in values.items():
+        given = {key: value for key, value in keys.items() if value is not None}
+        if section == "data":
+            given |= {key: _parts(given[key]) for key in ("corpus", "validation_corpus") if key in given}
+        laid.lay({section: given}, lambda key: source)
     return laid.settings()
+
+
+def _parts(corpus: Any) -> Any:
+    if not isinstance(corpus, str) or os.path.exists(corpus):  # noqa: PTH110  (Path.exists raises for a long text)
+        return corpus
+    return [part.strip() for part in corpus.split(",") if part.strip()]
 
 
 def settings_to_toml(settings: Settings) -> str:
@@ -256,11 +270,16 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         expected = typing.get_origin(option) or option
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
+        if expected is Sequence and not isinstance(value, str):  # of strings; a string stands for a list of one
+            if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+                return tuple(value)
+            continue
         if expected is tuple and isinstance(value, list):
             return tuple(value)
         if isinstance(value, expected) and not (expected is int and isinstance(value, bool)):
             return value
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", tuple: "a list"}
+    kinds[Sequence] = "a string or a list of strings"
     names = " or ".join(kinds.get(typing.get_origin(o) or o, "a table") for o in options if o is not type(None))
     raise ConfigError(f"{where} must be {names}, not {value!r}")
 

@@ -16,6 +16,9 @@ from ufbert.errors import OutputError
 
 __all__ = ["check_new", "explain_failure", "write_file", "write_folder"]
 
+# How linking fails where files can be written but not linked: exFAT, object stores, a folder on two mounts.
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+
 
 def check_new(path: Path, what: str, option: str = "--out") -> None:
     """Raise `OutputError` if `path` exists (an empty folder does not count) or its parent is not writable."""
@@ -33,7 +36,8 @@ def write_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `destination` that becomes it when the block ends without an error.
 
     With `replace`, an existing folder is exchanged in one step, and files of it that the block did not write
-    are carried over as hard links. Raises `OutputError` if it exists otherwise, or cannot be written.
+    are carried over as hard links, or as copies where the file system has none. Raises `OutputError` if it
+    exists otherwise, or cannot be written.
     """
     if not replace:
         check_new(destination, "output")
@@ -117,9 +121,18 @@ def _carry_over(old: Path, new: Path) -> None:
     for entry in old.iterdir():
         copy = new / entry.name
         if entry.is_dir() and not copy.exists():
-            shutil.copytree(entry, copy, copy_function=os.link)
+            shutil.copytree(entry, copy, copy_function=_link_or_copy)
         elif entry.is_file() and not copy.exists():
-            os.link(entry, copy)
+            _link_or_copy(entry, copy)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copy2(source, target)
 
 
 def _exchange(first: Path, second: Path) -> bool:

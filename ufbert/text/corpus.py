@@ -23,7 +23,7 @@ from ufbert.settings.toml import DataSettings
 from ufbert.system.atomic import write_folder
 from ufbert.system.resources import available_cores
 
-from .corpus_sources import Source, parse_corpus
+from .corpus_sources import Source, corpus_name, parse_corpus
 from .packing import DocumentIndex, Ids, hash_document, hold_out, pack_blocks, tokenize_documents
 from .tokenization import train_tokenizer
 
@@ -96,7 +96,7 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     """
     cache = _cache_folder(data)
     sources = parse_corpus(data.corpus, data.text_column, data.streaming)
-    held_out = parse_corpus(data.validation_corpus, data.text_column, data.streaming) if data.validation_corpus else []
+    held_out = parse_corpus(data.validation_corpus, data.text_column, data.streaming)
     prints = [source.fingerprint() for source in sources]
     if data.tokenizer:
         tokenizer = load_tokenizer(data.tokenizer)
@@ -310,7 +310,7 @@ def _complain_of_too_little(data: DataSettings, name: str, index: DocumentIndex)
     else:
         problem = f"are too few for one {'held-out' if own else 'training'} block of {length}"
         advice = "give more text or lower data.sequence_length"
-    raise DataError(f"{data.validation_corpus if own else data.corpus}: {found} {problem}; {advice}")
+    raise DataError(f"{corpus_name(data.validation_corpus if own else data.corpus)}: {found} {problem}; {advice}")
 
 
 def _read_facts(folder: Path) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Where pretraining text comes from: files, data sets of the Hugging Face hub, and what Python ships.
 
-data/*.jsonl,more/                            paths, globs and folders, separated by commas
+data/*.jsonl   more/   a.txt                  a path, a glob or a folder
 hub:NAME   hub:NAME:CONFIG@SPLIT              a hub data set (or a folder that `datasets` loads);
                                               the split is `train` where none is given
 embedded                                      see `embedded_corpus`
@@ -9,6 +9,7 @@ embedded                                      see `embedded_corpus`
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -22,9 +23,10 @@ from .embedded import embedded_documents, embedded_fingerprint
 from .files import expand_paths, read_texts
 from .hub import quiet_loading
 
-__all__ = ["EmbeddedSource", "FilesSource", "HubSource", "Source", "parse_corpus"]
+__all__ = ["EmbeddedSource", "FilesSource", "HubSource", "Source", "corpus_name", "parse_corpus"]
 
 HUB_BATCH_ROWS = 256
+NAMED_ENTRIES = 3  # of a long list, in a message
 
 
 class Source(Protocol):
@@ -41,23 +43,32 @@ class Source(Protocol):
         """The texts in a fixed order. Raises `DataError`."""
 
 
-def parse_corpus(corpus: str, text_column: str, streaming: bool) -> list[Source]:
-    """The sources that a `corpus` setting names. Raises `DataError` for a path or name that leads nowhere."""
-    sources: list[Source] = []
-    parts = [corpus] if Path(corpus).exists() else [p.strip() for p in corpus.split(",") if p.strip()]
-    for part in parts:
-        if part == "embedded":
-            sources.append(EmbeddedSource())
-        elif part.startswith("hub:"):
-            sources.append(HubSource.parse(part, text_column, streaming))
-        else:
-            paths = expand_paths([part])
-            if pipes := [p for p in paths if not p.is_file()]:
-                raise DataError(f"{pipes[0]}: a corpus is read more than once, so it must be a file")
-            sources.append(FilesSource(tuple(paths), text_column))
-    if not sources:
-        raise DataError(f"the corpus {corpus!r} names nothing; give a path, a glob, hub:NAME or embedded")
-    return sources
+def parse_corpus(corpus: Sequence[str], text_column: str, streaming: bool) -> list[Source]:
+    """A source for each entry of a `corpus` setting. Raises `DataError` for one that leads nowhere."""
+    return [_parse_entry(entry, text_column, streaming) for entry in corpus]
+
+
+def _parse_entry(entry: str, text_column: str, streaming: bool) -> Source:
+    if entry == "embedded":
+        return EmbeddedSource()
+    try:
+        if entry.startswith("hub:"):
+            return HubSource.parse(entry, text_column, streaming)
+        paths = expand_paths([entry])
+    except DataError as error:
+        if "," not in entry:
+            raise
+        parts = json.dumps([part.strip() for part in entry.split(",")], ensure_ascii=False)
+        raise DataError(f"{error}; several are a list, corpus = {parts}, or an option --corpus for each") from error
+    if pipes := [p for p in paths if not p.is_file()]:
+        raise DataError(f"{pipes[0]}: a corpus is read more than once, so it must be a file")
+    return FilesSource(tuple(paths), text_column)
+
+
+def corpus_name(corpus: Sequence[str]) -> str:
+    """The entries of a `corpus` setting in one short line."""
+    named = ", ".join(corpus[:NAMED_ENTRIES])
+    return named if len(corpus) <= NAMED_ENTRIES else f"{named} and {len(corpus) - NAMED_ENTRIES:,} more"
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ class HubSource:
     def parse(cls, text: str, text_column: str, streaming: bool) -> HubSource:
         """Read `hub:NAME`, `hub:NAME:CONFIG`, `hub:NAME@SPLIT` or `hub:NAME:CONFIG@SPLIT`."""
         match = re.fullmatch(r"hub:([^:@]+)(?::([^:@]+))?(?:@(.+))?", text)
-        if not match:
+        if not match or ",hub:" in text:
             raise DataError(f"{text}: write hub:NAME, hub:NAME:CONFIG or hub:NAME:CONFIG@SPLIT")
         return cls(match[1], match[2], match[3] or "train", text_column, streaming)
 

@@ -38,10 +38,10 @@ def naive(weights: TreeWeights, situation: Situation) -> Function:
 
 
 def no_gpu_kernels() -> str | None:
-    """Why kernels cannot be compiled and launched here, or None."""
+    """Why kernels cannot be compiled for and launched on the first GPU, or None."""
     from ufbert.cuda import machine
 
-    return machine.availability()
+    return machine.availability(0)
 
 
 def no_kernels_on(device: torch.device) -> str | None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from ufbert.errors import DataError
 from ufbert.settings.distillation import DistillationSettings
 from ufbert.text.batching import pooled_batches, sorted_batches
-from ufbert.text.corpus_sources import parse_corpus
+from ufbert.text.corpus_sources import corpus_name, parse_corpus
 from ufbert.text.tokenization import encode_batch
 
 __all__ = ["MAXIMUM_LENGTH", "Batch", "Batcher", "Texts", "read_distillation_texts"]
@@ -65,8 +65,8 @@ def read_distillation_texts(corpus: Sequence[str], settings: DistillationSetting
     Raises `DataError` for a corpus without enough text.
     """
     draw = random.Random(settings.seed)
-    names = ", ".join(corpus)
-    sources = [source for part in corpus for source in parse_corpus(part, settings.text_column, streaming=True)]
+    names = corpus_name(corpus)
+    sources = parse_corpus(corpus, settings.text_column, streaming=True)
     texts = chain.from_iterable(source.documents() for source in sources)
     most = min(HELD_OUT_TEXTS, max(1, settings.max_texts // 10))
     documents, held_documents = _Documents(), _Documents()

@@ -53,9 +53,12 @@ class LoadedCheckpoint:
     notes: list[str] = field(default_factory=list)
 
 
-def load_checkpoint(source: str | Path) -> LoadedCheckpoint:
-    """Read a checkpoint folder or a hub model. Raises `CheckpointError` for whatever is not one we know."""
-    folder = locate_checkpoint(source)
+def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCheckpoint:
+    """Read a checkpoint folder or a hub model, of which `revision` is a branch, tag or commit.
+
+    Raises `CheckpointError` for whatever is not one we know.
+    """
+    folder = locate_checkpoint(source, revision)
     root = folder
     if not (folder / "config.json").is_file():
         folder = transformer_folder(folder) or folder
@@ -74,6 +77,8 @@ def load_checkpoint(source: str | Path) -> LoadedCheckpoint:
     except ConfigError as error:  # a value out of range
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     facts = {"source": str(source), "source_model_type": model_type, **read_embedding_facts(root)}
+    if revision is not None:
+        facts["source_revision"] = revision
     model = build_model(reading, facts)
     tokenizer, note = read_tokenizer(folder, root)
     if tokenizer is not None and tokenizer.get_vocab_size() > reading.config.vocab_size:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ufbert.checkpoint.folder import read_json
+from ufbert.checkpoint.git_lfs import refuse_git_lfs_pointer
 from ufbert.errors import CheckpointError
 from ufbert.model.config import UltraFastBertConfig
 
@@ -162,6 +163,7 @@ class ForeignTensors:
 
 
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    refuse_git_lfs_pointer(file)
     try:
         return load_file(file)
     except FileNotFoundError as error:
@@ -171,6 +173,7 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
+    refuse_git_lfs_pointer(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

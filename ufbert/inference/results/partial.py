@@ -8,6 +8,7 @@ any moment goes on from a point where both agree.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import time
@@ -24,11 +25,6 @@ from ufbert.system.atomic import explain_failure, write_file
 from .arrow_writers import ArrowWriter
 from .files import RESULT_FORMATS, check_result_path
 from .writers import Record, ResultWriter
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such lock; there nothing keeps two runs from one output
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "Journal",
@@ -248,8 +244,6 @@ def open_partial(
 
 def _lock(output: Path, stream: BinaryIO) -> None:
     """Hold the file as long as it is open. Raises `OutputError` if another process does."""
-    if fcntl is None:
-        return
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
