@@ -11,7 +11,7 @@ from ufbert.settings.distillation import DistillationSettings
 
 from .command_line import command_line
 from .one_process import run_on_one_process
-from .settings_options import ConfigOption, SetOption
+from .shared_options import ConfigOption, RevisionOption, SetOption
 
 __all__ = ["convert"]
 
@@ -22,9 +22,7 @@ def convert(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="New folder for the result.")],
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a SOURCE on the hub. Default: main.")
-    ] = None,
+    revision: RevisionOption = None,
     to: Annotated[
         str, typer.Option("--to", help="ultrafastbert, dense (Hugging Face layout) or onnx.")
     ] = "ultrafastbert",

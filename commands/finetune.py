@@ -18,7 +18,7 @@ from ufbert.settings.sections import FinetuningSettings
 
 from .command_line import command_line
 from .one_process import run_on_one_process
-from .settings_options import ConfigOption, SetOption
+from .shared_options import ConfigOption, RevisionOption, SetOption
 
 __all__ = ["finetune"]
 
@@ -30,9 +30,7 @@ def finetune(
     checkpoint: Annotated[
         str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")
     ],
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a CHECKPOINT on the hub. Default: main.")
-    ] = None,
+    revision: RevisionOption = None,
     task: Annotated[
         str | None,
         typer.Option(

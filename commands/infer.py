@@ -9,6 +9,8 @@ import typer
 
 from ufbert.settings.inference import AUTO, LONG_TEXTS, POOLINGS, PRECISIONS, TASKS, InferenceSettings
 
+from .shared_options import ConfigOption, RevisionOption, SetOption
+
 __all__ = ["infer"]
 
 DEFAULTS = InferenceSettings()
@@ -23,6 +25,7 @@ def infer(
             metavar="INPUT...",
         ),
     ],
+    revision: RevisionOption = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -133,13 +136,8 @@ def infer(
             metavar="auto|reference|numba|cuda", help="Of the feedforward layers.", show_default=DEFAULTS.backend
         ),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of ufbert.toml. May be repeated."),
-    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Fill masks, classify or embed texts. Memory does not grow with the input, and its order is kept."""
     from ufbert.inference.request import InferenceRequest
@@ -168,6 +166,7 @@ def infer(
     request = InferenceRequest(
         checkpoint=checkpoint,
         inputs=tuple(inputs),
+        revision=revision,
         settings=load_settings(config, set_ or [], options=options).inference,
         asked=frozenset(name.partition(".")[2] for name, value in options.items() if value is not None),
         output=output,

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
+from ufbert.settings.sections import TrainingSettings
+
+from .shared_options import ConfigOption, SetOption
+
 __all__ = ["pretrain"]
+
+DEFAULTS = TrainingSettings()
 
 
 def pretrain(
@@ -15,16 +21,15 @@ def pretrain(
         list[str] | None,
         typer.Argument(metavar="[TEXT...]", help="Corpora, the same as --corpus; what the shell makes of a glob."),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
-    ] = None,
+    config: ConfigOption = None,
     corpus: Annotated[
         list[str] | None,
         typer.Option(
             "--corpus",
             metavar="PATH|GLOB|hub:NAME|embedded",
             help="Training text: txt, jsonl, csv, parquet (also .gz, .zst), a folder, a glob, a hub data set, "
-            "or the English that Python ships. May be repeated. Default: embedded",
+            "or the English that Python ships. May be repeated.",
+            show_default="embedded",
         ),
     ] = None,
     validation_corpus: Annotated[
@@ -42,27 +47,32 @@ def pretrain(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder of the run; must not exist. Default: the next free of runs/pretrain, runs/pretrain-2, ...",
+            help="Folder of the run; must not exist.",
+            show_default="the next free of runs/pretrain, runs/pretrain-2, ...",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many optimiser steps, ...")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="... or after so many tokens, ...")] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="... or after a time such as 90s, 20m, 24h.")
+        str | None,
+        typer.Option(metavar="TIME", help="... or after a time such as 90s, 20m, 24h.", show_default=DEFAULTS.budget),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out (without --out: the latest in runs/).")
     ] = False,
-    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order and masks.")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.", show_default=DEFAULTS.device)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of initialisation, order and masks.", show_default=str(DEFAULTS.seed))
+    ] = None,
     plot: Annotated[
         bool | None,
-        typer.Option("--plot/--no-plot", help="Draw the loss curve, loss.png. Default: if matplotlib is installed."),
+        typer.Option(
+            "--plot/--no-plot", help="Draw the loss curve, loss.png.", show_default="if matplotlib is installed"
+        ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of ufbert.toml. May be repeated."),
-    ] = None,
+    set_: SetOption = None,
 ) -> None:
     """Pretrain a masked language model on text; without options, a small one on Python's own English.
 

@@ -115,21 +115,16 @@ def test_a_command_for_one_process_says_so_under_torchrun(
 
 
 def test_the_command_line_is_given_as_it_was_typed() -> None:
-    shown = subprocess.run(
-        [sys.executable, "-c", SHOW, "--debug", "convert", "a b", "--to=x", "out dir", "--corpus", "Austen, Jane.txt"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert shown.stdout == "ufbert convert 'a b' --to=x 'out dir' --corpus 'Austen, Jane.txt'\n"
+    words = ["convert", "a b", "--trees=2", "out dir", "--depth", "1", "--corpus", "Austen, Jane.txt"]
+    shown = subprocess.run([sys.executable, "-c", SHOW, "--debug", *words], capture_output=True, text=True, check=True)
+    assert shown.stdout == "ufbert convert 'a b' --trees=2 'out dir' --depth 1 --corpus 'Austen, Jane.txt'\n"
 
 
 # The command line that a command would write into a model card.
 SHOW = """
 import ufbert.conversion
 from ufbert.commands.app import main
-ufbert.conversion.distillation_wanted = lambda **_: None
-ufbert.conversion.convert_checkpoint = lambda *_, command, **__: print(command)
+ufbert.conversion.convert_checkpoint = lambda request: print(request.command)
 main()
 """
 

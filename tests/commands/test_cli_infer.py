@@ -260,6 +260,7 @@ def test_a_late_file_fails_before_the_work(
         ("encoder", ("{texts}", "--long-text", "window", "--stride", "30"), "stride must lie between 0 and 29"),
         ("encoder", ("-", "--input-format", "xml"), "unknown --input-format 'xml'; known: txt, jsonl, csv, tsv"),
         ("nothing", ("{texts}",), "nothing: no such folder"),
+        ("encoder", ("{texts}", "--revision", "v1"), "is a folder here, which has no revisions; leave out --revision"),
     ],
 )
 def test_mistakes_are_one_line(

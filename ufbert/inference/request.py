@@ -24,6 +24,8 @@ class InferenceRequest:
     """A folder, or a model's id on the hub."""
     inputs: tuple[str, ...]
     """What `text.files.expand_paths` takes."""
+    revision: str | None = None
+    """Branch, tag or commit of a checkpoint on the hub; None takes its main branch."""
     settings: InferenceSettings = field(default_factory=InferenceSettings)
     asked: frozenset[str] = frozenset()
     """The settings that were asked for in this very call, not by a file that may serve several tasks."""
@@ -59,7 +61,7 @@ def build_pipeline(request: InferenceRequest) -> Pipeline:
     file, which serves others too, it is passed over.
     """
     settings = request.settings
-    folder = locate_checkpoint(request.checkpoint)
+    folder = locate_checkpoint(request.checkpoint, request.revision)
     config = read_config(folder)
     task = choose_task(None if settings.task == AUTO else settings.task, config, request.checkpoint)
     irrelevant = {name for name, owner in OWNERS.items() if owner != task}

@@ -1,4 +1,4 @@
-"""The options by which a command takes the settings of `ufbert.toml`."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ConfigOption", "SetOption"]
+__all__ = ["ConfigOption", "RevisionOption", "SetOption"]
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
@@ -15,4 +15,7 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of ufbert.toml. May be repeated."),
+]
+RevisionOption = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub.", show_default="main")
 ]
