@@ -10,7 +10,8 @@ import torch
 
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM
 from ufbert.settings.toml import TrainingSettings
-from ufbert.training.optimization import Schedule, build_optimizer, parameter_groups, set_learning_rate
+from ufbert.training.optimization import build_optimizer, parameter_groups, set_learning_rate
+from ufbert.training.schedules import Schedule
 
 
 def schedule(**changes: Any) -> Schedule:

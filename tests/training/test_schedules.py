@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ufbert.settings.sections import TrainingSettings
-from ufbert.training.optimization import Schedule
-from ufbert.training.schedules import one_cycle, triangle, warm_up_then_decay
+from ufbert.training.schedules import Schedule, one_cycle, triangle, warm_up_then_decay
 
 
 def test_the_learning_rate_warms_up_and_decays() -> None:

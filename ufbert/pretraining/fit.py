@@ -14,7 +14,7 @@ from ufbert.settings.sections import Settings, parse_duration
 from ufbert.system.interruption import Interruption
 from ufbert.system.processes import World
 from ufbert.training.display import TrainingDisplay
-from ufbert.training.optimization import Schedule
+from ufbert.training.schedules import Schedule
 from ufbert.training.throughput import Throughput
 
 from .held_out import HeldOut

@@ -14,9 +14,7 @@ from typing import Any
 from ufbert.errors import ConfigError
 from ufbert.model.config import UltraFastBertConfig
 
-from .checks import at_least as _at_least
-from .checks import in_range as _in_range
-from .checks import one_of as _one_of
+from .checks import at_least, in_range, one_of
 from .distillation import DistillationSettings
 from .inference import InferenceSettings
 
@@ -89,12 +87,12 @@ class DataSettings:
             object.__setattr__(self, name, entries)
         if not self.corpus:
             raise ConfigError("data.corpus is empty; give a path, a glob, hub:NAME or embedded")
-        _in_range("data.validation_fraction", self.validation_fraction, 0.0, 0.5)
-        _at_least("data.sequence_length", self.sequence_length, 8)
-        _at_least("data.min_frequency", self.min_frequency, 1)
-        _at_least("data.max_documents", self.max_documents, 0)
-        _at_least("data.workers", self.workers, 0)
-        _at_least("data.max_tokens_per_character", self.max_tokens_per_character, 0)
+        in_range("data.validation_fraction", self.validation_fraction, 0.0, 0.5)
+        at_least("data.sequence_length", self.sequence_length, 8)
+        at_least("data.min_frequency", self.min_frequency, 1)
+        at_least("data.max_documents", self.max_documents, 0)
+        at_least("data.workers", self.workers, 0)
+        at_least("data.max_tokens_per_character", self.max_tokens_per_character, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +150,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "tokens"):
-            _at_least(f"training.{name}", getattr(self, name), 0)
+            at_least(f"training.{name}", getattr(self, name), 0)
         if sum(map(bool, (self.steps, self.tokens, self.budget))) != 1:
             raise ConfigError(
                 f"exactly one of training.steps ({self.steps}), training.tokens ({self.tokens}) and "
@@ -161,23 +159,23 @@ class TrainingSettings:
         for name in ("budget", "save_every", "evaluate_every"):
             if getattr(self, name) or name != "budget":
                 parse_duration(getattr(self, name), f"training.{name}")
-        _at_least("training.batch_size", self.batch_size, 1)
-        _at_least("training.micro_batch_size", self.micro_batch_size, 1)
-        _at_least("training.seed", self.seed, 0)
-        _at_least("training.evaluation_sequences", self.evaluation_sequences, 0)
-        _at_least("training.peak_learning_rate", self.peak_learning_rate, 0)
-        _at_least("training.weight_decay", self.weight_decay, 0)
-        _at_least("training.gradient_clip", self.gradient_clip, 0)
-        _in_range("training.batch_ramp_fraction", self.batch_ramp_fraction, 0.0, 1.0)
-        _in_range("training.initial_learning_rate_fraction", self.initial_learning_rate_fraction, 0.0, 1.0)
-        _in_range("training.peak_fraction", self.peak_fraction, 0.0, 1.0)
-        _in_range("training.adam_beta1", self.adam_beta1, 0.0, 0.9999999)
-        _in_range("training.adam_beta2", self.adam_beta2, 0.0, 0.9999999)
-        _at_least("training.adam_epsilon", self.adam_epsilon, 0)
-        _in_range("training.mlm_probability", self.mlm_probability, 0.01, 0.99)
-        _in_range("training.dropout", self.dropout, 0.0, 0.99)
-        _one_of("training.precision", self.precision, ("auto", "float32", "bfloat16"))
-        _one_of("training.device", self.device, ("auto", "cpu", "cuda"))
+        at_least("training.batch_size", self.batch_size, 1)
+        at_least("training.micro_batch_size", self.micro_batch_size, 1)
+        at_least("training.seed", self.seed, 0)
+        at_least("training.evaluation_sequences", self.evaluation_sequences, 0)
+        at_least("training.peak_learning_rate", self.peak_learning_rate, 0)
+        at_least("training.weight_decay", self.weight_decay, 0)
+        at_least("training.gradient_clip", self.gradient_clip, 0)
+        in_range("training.batch_ramp_fraction", self.batch_ramp_fraction, 0.0, 1.0)
+        in_range("training.initial_learning_rate_fraction", self.initial_learning_rate_fraction, 0.0, 1.0)
+        in_range("training.peak_fraction", self.peak_fraction, 0.0, 1.0)
+        in_range("training.adam_beta1", self.adam_beta1, 0.0, 0.9999999)
+        in_range("training.adam_beta2", self.adam_beta2, 0.0, 0.9999999)
+        at_least("training.adam_epsilon", self.adam_epsilon, 0)
+        in_range("training.mlm_probability", self.mlm_probability, 0.01, 0.99)
+        in_range("training.dropout", self.dropout, 0.0, 0.99)
+        one_of("training.precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("training.device", self.device, ("auto", "cpu", "cuda"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,20 +218,20 @@ class FinetuningSettings:
     """Seed of the head's initialisation, the order and dropout."""
 
     def __post_init__(self) -> None:
-        _at_least("finetuning.epochs", self.epochs, 1)
-        _at_least("finetuning.batch_size", self.batch_size, 1)
-        _at_least("finetuning.learning_rate", self.learning_rate, 0)
-        _at_least("finetuning.gradient_clip", self.gradient_clip, 0)
-        _at_least("finetuning.weight_decay", self.weight_decay, 0)
-        _at_least("finetuning.max_length", self.max_length, 4)
-        _at_least("finetuning.seed", self.seed, 0)
-        _in_range("finetuning.warmup_fraction", self.warmup_fraction, 0.0, 1.0)
-        _in_range("finetuning.dropout", self.dropout, 0.0, 0.99)
-        _one_of("finetuning.schedule", self.schedule, ("cosine", "linear", "constant"))
-        _one_of("finetuning.pooling", self.pooling, ("first", "mean"))
-        _one_of("finetuning.keep", self.keep, ("best", "last"))
-        _one_of("finetuning.precision", self.precision, ("auto", "float32", "bfloat16"))
-        _one_of("finetuning.device", self.device, ("auto", "cpu", "cuda"))
+        at_least("finetuning.epochs", self.epochs, 1)
+        at_least("finetuning.batch_size", self.batch_size, 1)
+        at_least("finetuning.learning_rate", self.learning_rate, 0)
+        at_least("finetuning.gradient_clip", self.gradient_clip, 0)
+        at_least("finetuning.weight_decay", self.weight_decay, 0)
+        at_least("finetuning.max_length", self.max_length, 4)
+        at_least("finetuning.seed", self.seed, 0)
+        in_range("finetuning.warmup_fraction", self.warmup_fraction, 0.0, 1.0)
+        in_range("finetuning.dropout", self.dropout, 0.0, 0.99)
+        one_of("finetuning.schedule", self.schedule, ("cosine", "linear", "constant"))
+        one_of("finetuning.pooling", self.pooling, ("first", "mean"))
+        one_of("finetuning.keep", self.keep, ("best", "last"))
+        one_of("finetuning.precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("finetuning.device", self.device, ("auto", "cpu", "cuda"))
 
 
 @dataclass(frozen=True, kw_only=True)

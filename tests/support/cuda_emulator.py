@@ -1,4 +1,4 @@
-"""Builds and runs the CPU emulator of the CUDA kernels (test_cuda_emulator.cpp), for several test files."""
+"""Builds and runs the CPU emulator of the CUDA kernels (cuda_emulator.cpp), for several test files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Layout = Specialization | NaiveLayout
 
-SOURCE = Path(__file__).with_name("test_cuda_emulator.cpp")
+SOURCE = Path(__file__).with_name("cuda_emulator.cpp")
 KERNELS = Path(launcher.__file__).parent
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 NUMBERS = {name: number for kernels in (launcher.KERNELS, naive.KERNELS) for number, name in enumerate(kernels)}
