@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ufbert.benchmark import run
+from ufbert.benchmark.models.step_parts import STEP_PARTS
 from ufbert.commands.app import main
 from ufbert.model.fff import FFF
 
@@ -144,13 +145,41 @@ def test_training_compares_whole_models(bench: Bench, tmp_path: Path) -> None:
     assert "Training step" in out
     assert "Paths (mean of 2 layers)" in out
     document = json.loads((tmp_path / "training.json").read_text())
-    names = [(r["layer"], r["implementation"]) for r in document["results"]]
-    assert names == [("ff", "torch-eager"), ("fff", "ufbert")]
+    names = [(r["layer"], r["implementation"], r["dtype"]) for r in document["results"]]
+    assert names == [
+        (layer, name, dtype)
+        for dtype in ("float32", "bfloat16")
+        for layer, name in (("ff", "torch-eager"), ("fff", "ufbert"))
+    ]
     for result in document["results"]:
         check_result(result)
         per_token = 1e6 / result["microseconds_per_token"]
         assert result["tokens_per_second"] == pytest.approx(per_token)
     assert document["paths"]["layers"] == 2
+
+
+def test_training_is_taken_apart_and_held_against_the_published_formulation(bench: Bench, tmp_path: Path) -> None:
+    shape = [argument for argument in MODEL if not argument.startswith("--implementations")]
+    code, out, _ = bench(
+        "training", *shape, "--implementations=torch-eager,ufbert,torch-masked", "--dtype=float32", "--json=t.json"
+    )
+    assert code == 0
+    assert "Where the time of a step of" in out
+    results = {r["implementation"]: r for r in json.loads((tmp_path / "t.json").read_text())["results"]}
+    ours, masked = results["ufbert"], results["torch-masked"]
+    assert ours["speedup_over_masked"] == pytest.approx(ours["tokens_per_second"] / masked["tokens_per_second"])
+    assert ours["speedup_over_dense"] == pytest.approx(
+        ours["tokens_per_second"] / results["torch-eager"]["tokens_per_second"]
+    )
+    for result in results.values():
+        parts = result["parts"]
+        assert set(parts) == set(STEP_PARTS)
+        assert min(parts[name] for name in ("forward feedforward", "backward feedforward", "clip", "AdamW")) > 0
+    settings = json.loads((tmp_path / "t.json").read_text())["settings"]
+    levels = settings["trees"] * (settings["depth"] + 1)
+    # Logits in float32 and a leaf's number of 8 bytes for each tree; the masked one keeps rows of all neurons.
+    assert ours["saved_bytes"] == settings["layers"] * (4 * levels + 8 * settings["trees"])
+    assert masked["saved_bytes"] >= settings["layers"] * 4 * 3 * settings["neurons_available"]
 
 
 def test_training_direction_of_a_layer(bench: Bench) -> None:

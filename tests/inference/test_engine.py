@@ -24,6 +24,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "offset": {"position_embedding_type": "absolute", "position_offset": 2, "pad_token_id": 1},
     "dense": {"feedforward": "dense"},
+    "none": {"feedforward": "none"},
+    "none-post": {"feedforward": "none", "norm_position": "post", "final_norm": False},
     "relu": {"feedforward": "dense", "hidden_act": "relu", "use_bias": True, "norm_position": "post"},
 }  # fmt: skip
 

@@ -377,7 +377,7 @@ def test_checkpoints_that_cannot_be_used(
     dense = tiny_config.replace(feedforward="dense", vocab_size=300)
     UltraFastBertModel(dense).save_pretrained(tmp_path / "dense", tokenizer=tokenizer)
     assert Pipeline(tmp_path / "dense").backend == "torch (dense layers)"
-    with pytest.raises(ConfigError, match="dense has dense ones"):
+    with pytest.raises(ConfigError, match="dense has dense layers"):
         Pipeline(tmp_path / "dense", backend="numba")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "bert"}')

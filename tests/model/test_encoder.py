@@ -105,12 +105,34 @@ def test_dense_twin_and_every_switch_run_and_train(ids: torch.Tensor) -> None:
         norm_position="post", final_norm=False, position_embedding_type="absolute", type_vocab_size=2,
         use_bias=True, head_transform=True, decoder_bias=True,
     )  # fmt: skip
-    for config in (base.replace(feedforward="dense"), bert, bert.replace(feedforward="dense", hidden_act="relu")):
+    none = base.replace(feedforward="none")
+    for config in (
+        none,
+        bert.replace(feedforward="none"),
+        base.replace(feedforward="dense"),
+        bert,
+        bert.replace(feedforward="dense", hidden_act="relu"),
+    ):
         model = UltraFastBertForMaskedLM(config)
         loss = model(ids, labels=ids, token_type_ids=torch.ones_like(ids) if config.type_vocab_size else None).loss
         assert loss is not None
         loss.backward()
         assert all(p.grad is not None for p in model.parameters())
+
+
+def test_without_feedforward_layers_there_is_attention_alone(
+    tiny_config: UltraFastBertConfig, ids: torch.Tensor
+) -> None:
+    config = tiny_config.replace(feedforward="none")
+    assert config.neurons_used == config.neurons_available == 0
+    model = UltraFastBertModel(config).eval()
+    assert not [name for name, _ in model.named_parameters() if "feedforward" in name]
+    silent = UltraFastBertModel(tiny_config).eval()
+    silent.load_state_dict(model.state_dict(), strict=False)
+    for name, parameter in silent.named_parameters():
+        if name.endswith("feedforward.w_out"):
+            torch.nn.init.zeros_(parameter)
+    assert torch.equal(model(ids).last_hidden_state, silent(ids).last_hidden_state)
 
 
 def test_roberta_numbering_skips_padding() -> None:
@@ -152,7 +174,7 @@ def test_too_long_a_sequence_says_so(tiny_config: UltraFastBertConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"feedforward": "moe"}, "feedforward must be one of fff, dense"),
+        ({"feedforward": "moe"}, "feedforward must be one of fff, dense, none"),
         ({"num_attention_heads": 5}, "must divide hidden_size"),
         ({"hidden_dropout_prob": 1.5}, r"must lie in \[0, 1\)"),
         ({"vocab_size": 0}, "vocab_size must be a whole number of at least 1"),

@@ -175,7 +175,7 @@ class BenchmarkSettings:
             numbers = tuple(chosen.get("batches", default)) if subject == "layer" else default
         else:
             numbers = tuple(_whole_number(item) for item in _items(batches))
-        default_dtypes = {"layer": DTYPES, "encoder": ENCODER_DTYPES, "training": ("float32",)}[subject]
+        default_dtypes = {"layer": DTYPES, "encoder": ENCODER_DTYPES, "training": DTYPES}[subject]
         return cls(
             subject=subject,
             device=device,

@@ -123,9 +123,11 @@ class Pipeline:
         if self.config.feedforward == "fff":
             self.backend = resolve_backend(backend, self.device)
         elif backend == "auto":
-            self.backend = "torch (dense layers)"
+            self.backend = f"torch ({self.config.feedforward_name})"
         else:
-            raise ConfigError(f"backend {backend!r} is for fast feedforward layers; {folder} has dense ones")
+            raise ConfigError(
+                f"backend {backend!r} is for fast feedforward layers; {folder} has {self.config.feedforward_name}"
+            )
         self.tokenizer = load_tokenizer(self.folder)
         self.overlap = choose_overlap(self.tokenizer, self.max_length, long_text, stride)
         entries = max(self.tokenizer.get_vocab().values(), default=0) + 1

@@ -18,6 +18,8 @@ def model_card(config: UltraFastBertConfig, *, title: str, origin: str, figures:
             f"{config.trees} tree(s) of depth {config.depth}: a token uses {config.neurons_used:,} of "
             f"{config.neurons_available:,} neurons per layer"
         )
+    elif config.feedforward == "none":
+        layer = "none"
     else:
         layer = f"dense, {config.intermediate_size:,} neurons per layer"
     rows = {

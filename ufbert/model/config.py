@@ -19,7 +19,7 @@ __all__ = ["MODEL_TYPE", "UltraFastBertConfig"]
 MODEL_TYPE = "ultrafastbert"
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "feedforward": ("fff", "dense"),
+    "feedforward": ("fff", "dense", "none"),
     "hidden_act": ("gelu", "gelu_new", "relu", "silu"),
     "norm_position": ("pre", "post"),
     "position_embedding_type": ("scaled-sinusoidal", "absolute"),
@@ -46,13 +46,13 @@ class UltraFastBertConfig:
     """Token that fills a batch up; ignored where the attention mask is 0."""
 
     feedforward: str = "fff"
-    """`fff` (trees of neurons, one path used) or `dense` (all neurons used)."""
+    """`fff` (trees of neurons, one path used), `dense` (all neurons used) or `none` (attention alone)."""
     trees: int = 1
     """P, the trees of a fast feedforward layer."""
     depth: int = 11
     """D, edges from root to leaf; a tree has 2^(D+1) - 1 neurons and a token uses D + 1."""
     intermediate_size: int = 3072
-    """Neurons of a dense feedforward layer; ignored by `fff`."""
+    """Neurons of a dense feedforward layer; ignored otherwise."""
     hidden_act: str = "gelu"
     """Activation of dense feedforward layers and the prediction head; `fff` always uses exact GELU."""
 
@@ -146,12 +146,20 @@ class UltraFastBertConfig:
     @property
     def neurons_available(self) -> int:
         """Neurons of one feedforward layer."""
-        return self.trees * node_count(self.depth) if self.feedforward == "fff" else self.intermediate_size
+        return {"fff": self.trees * node_count(self.depth), "dense": self.intermediate_size, "none": 0}[
+            self.feedforward
+        ]
 
     @property
     def neurons_used(self) -> int:
         """Neurons of one feedforward layer that a token uses."""
-        return self.trees * (self.depth + 1) if self.feedforward == "fff" else self.intermediate_size
+        return {"fff": self.trees * (self.depth + 1), "dense": self.intermediate_size, "none": 0}[self.feedforward]
+
+    @property
+    def feedforward_name(self) -> str:
+        """What the feedforward layers are, for people: "dense layers", for instance."""
+        names = {"fff": "fast feedforward layers", "dense": "dense layers", "none": "no feedforward layers"}
+        return names[self.feedforward]
 
     @property
     def label_names(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 Pre-norm: x + attention(norm(x)), then x + feedforward(norm(x)), and one norm at the end.
 Post-norm: norm(x + attention(x)), then norm(x + feedforward(x)).
+With feedforward "none" the second step, its norm included, is absent: the zero of every comparison.
 """
 
 from __future__ import annotations
@@ -119,16 +120,19 @@ class DenseFeedforward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feedforward, each with its norm and residual connection."""
+    """Attention and feedforward, each with its norm and residual connection; or attention alone."""
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = SelfAttention(config)
-        self.feedforward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feedforward: FFF | DenseFeedforward
-        if config.feedforward == "fff":
+        absent = config.feedforward == "none"
+        self.feedforward_norm = None if absent else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feedforward: FFF | DenseFeedforward | None
+        if absent:
+            self.feedforward = None
+        elif config.feedforward == "fff":
             self.feedforward = FFF(
                 config.hidden_size,
                 config.trees,
@@ -144,9 +148,13 @@ class Layer(nn.Module):
         """x (B, T, H), mask (B, 1, 1, T) or None -> (B, T, H)."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), mask))
-            x = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
         else:
             x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
+        if self.feedforward is None or self.feedforward_norm is None:
+            return x
+        if self.pre_norm:
+            x = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        else:
             x = self.feedforward_norm(x + self.dropout(self.feedforward(x)))
         return x
 

@@ -13,7 +13,7 @@ import torch
 
 from ufbert.benchmark.layer.gpu_layers import no_kernels_on
 from ufbert.benchmark.layer.implementations import Absent
-from ufbert.benchmark.report.results import ModelResult
+from ufbert.benchmark.report.results import ModelResult, compare_steps
 from ufbert.benchmark.settings import BenchmarkSettings
 from ufbert.benchmark.timing import Clock, Contestant, Spread, TimeBudget, calibrate, race
 from ufbert.errors import ConfigError
@@ -32,6 +32,7 @@ SPECIAL_IDS, MASK_ID = (0, 1, 2, 3, 4), 4
 BATCHES_OF_INPUT = 8
 # Tokens whose paths are counted.
 PATH_TOKENS = 4096
+STEPS_TAKEN_APART = 3
 
 
 class ModelBenchmark:
@@ -76,7 +77,7 @@ class ModelBenchmark:
         for name in names:
             if name not in known:
                 raise ConfigError(f"unknown implementation {name!r}; known: {', '.join(known)}")
-        chosen = [v for v in VARIANTS if (v.name in names if names else v.default)]
+        chosen = [v for v in VARIANTS if not names or v.name in names]
         if reason := no_compiler():
             for variant in chosen:
                 if variant.compiled:
@@ -84,7 +85,7 @@ class ModelBenchmark:
                     self.absent.append(Absent(layer=layer, implementation=variant.name, dtype="", reason=reason))
             chosen = [v for v in chosen if not v.compiled]
         if reason := no_kernels_on(self.device):
-            ours = [v for v in chosen if v.feedforward == "fff" and v.backend == "auto"]
+            ours = [v for v in chosen if v.feedforward == "fff" and not v.masked]
             self.absent += [Absent(layer="fff", implementation=v.name, dtype="", reason=reason) for v in ours]
             chosen = [v for v in chosen if v not in ours]
         return chosen
@@ -96,7 +97,7 @@ class ModelBenchmark:
         for feedforward in {v.feedforward for v in variants}:
             check_training_memory(self.config(feedforward), self.device)
         runners = {v: ModelRunner(self.config(v.feedforward), v, self.device, seed=settings.seed) for v in variants}
-        fff = next((r for v, r in runners.items() if v.feedforward == "fff"), None)
+        fff = next((r for v, r in runners.items() if v.feedforward == "fff" and not v.masked), None)
         if fff:
             sequences = max(1, PATH_TOKENS // settings.sequence_length)
             self.paths = describe_paths(fff.encoder, self.inputs(sequences)[0][0], settings.seed)
@@ -120,6 +121,7 @@ class ModelBenchmark:
             race(contestants, self.clock, max(0.0, cell.left()))
             self.results += self.cell_results(contestants, dtype, batch)
             self.advance((done + 1) / len(cells))
+        compare_steps(self.results)
 
     def inputs(self, batch: int) -> list[Any]:
         """Several batches of random tokens: input_ids (B, T) and labels (B, T)."""
@@ -133,10 +135,12 @@ class ModelBenchmark:
         return batches
 
     def cell_results(self, contestants: list[Contestant], dtype: str, batch: int) -> list[ModelResult]:
-        """The figures of one dtype and batch size, compared with the fastest dense one among them."""
+        """The figures of one dtype and batch size."""
         results = []
         for contestant in contestants:
             variant, runner = contestant.key
+            seconds = runner.take_apart(contestant.inputs, dtype, STEPS_TAKEN_APART)
+            tokens = batch * self.settings.sequence_length
             results.append(
                 ModelResult(
                     layer="ff" if variant.feedforward == "dense" else "fff",
@@ -151,12 +155,8 @@ class ModelBenchmark:
                     samples=len(contestant.samples),
                     calls_per_sample=contestant.calls_per_sample,
                     parameters=sum(p.numel() for p in runner.model.parameters()),
+                    parts={part: 1e6 * value / tokens for part, value in seconds.items()},
+                    saved_bytes=0 if variant.compiled else runner.saved_bytes(contestant.inputs[0], dtype) // tokens,
                 )
             )
-        dense = [r for r in results if r.layer == "ff"]
-        if dense:
-            fastest = max(dense, key=lambda r: r.tokens_per_second)
-            for result in results:
-                result.fastest_dense = fastest.implementation
-                result.speedup_over_dense = result.tokens_per_second / fastest.tokens_per_second
         return results

@@ -16,7 +16,7 @@ from ufbert.system.atomic import write_file
 
 from .encoder_results import Breakdown, EncoderResult
 
-__all__ = ["REPORTED", "SOURCE", "WIDE_SPREAD", "ModelResult", "Report", "Result", "compare"]
+__all__ = ["REPORTED", "SOURCE", "WIDE_SPREAD", "ModelResult", "Report", "Result", "compare", "compare_steps"]
 
 SOURCE = "Belcak & Wattenhofer 2023, Exponentially Faster Language Modelling"
 # The paper's figures for a 1x11 layer of BERT-base's width. They were measured elsewhere by others.
@@ -155,8 +155,15 @@ class ModelResult:
     samples: int
     calls_per_sample: int
     parameters: int
+    parts: dict[str, float] = field(default_factory=dict)
+    """Where a step's time goes, in microseconds a token; empty for compiled layers, which cannot be taken apart."""
+    saved_bytes: int = 0
+    """Bytes a token that all feedforward layers keep for the backward pass, their inputs and weights aside."""
     speedup_over_dense: float | None = None
+    """Against the fastest dense model of any precision at this batch size."""
     fastest_dense: str | None = None
+    speedup_over_masked: float | None = None
+    """Against the published formulation in the precision that suits it best, at this batch size."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -178,6 +185,20 @@ class ModelResult:
                 "relative": spread.relative,
             },
         }
+
+
+def compare_steps(results: Sequence[ModelResult]) -> None:
+    """Fill in the speedups, within each batch size."""
+    for batch in {r.batch for r in results}:
+        group = sorted((r for r in results if r.batch == batch), key=lambda r: -r.tokens_per_second)
+        dense = next((r for r in group if r.layer == "ff"), None)
+        masked = next((r for r in group if r.implementation == "torch-masked"), None)
+        for result in group:
+            if dense:
+                result.fastest_dense = f"{dense.implementation} {dense.dtype}"
+                result.speedup_over_dense = result.tokens_per_second / dense.tokens_per_second
+            if masked:
+                result.speedup_over_masked = result.tokens_per_second / masked.tokens_per_second
 
 
 @dataclass

@@ -12,8 +12,10 @@ from rich.table import Table
 
 from ufbert.benchmark.layer.implementations import Absent
 
+from .cells import percent_cell, significant, times_cell
 from .encoder_tables import breakdown_table, encoder_table, process_lines
 from .results import REPORTED, SOURCE, Report, Result
+from .training_tables import step_parts_table, step_table
 
 __all__ = ["show"]
 
@@ -34,7 +36,8 @@ def show(report: Report) -> None:
     console.print(describe(report), markup=False)
     console.print()
     if report.models:
-        console.print(model_table(report))
+        console.print(step_table(report))
+        console.print(step_parts_table(report))
     if report.encoders:
         console.print(encoder_table(report))
     if report.breakdowns:
@@ -215,31 +218,6 @@ def sweep_table(sweep: Sequence[Result]) -> Table:
     return table
 
 
-def model_table(report: Report) -> Table:
-    """Tokens a second of whole models in training."""
-    settings = report.settings
-    table = Table(
-        title="Training step: forward, backward, AdamW: tokens a second, "
-        f"{settings.layers} layers, sequences of {settings.sequence_length} tokens",
-        title_justify="left",
-    )
-    for name in ("feedforward", "implementation", "dtype"):
-        table.add_column(name)
-    for name in ("batch", "tokens/s", "spread", "over the fastest dense"):
-        table.add_column(name, justify="right")
-    for result in report.models:
-        table.add_row(
-            "dense" if result.layer == "ff" else "FFF",
-            result.implementation,
-            result.dtype,
-            str(result.batch),
-            f"{result.tokens_per_second:,.0f}",
-            f"±{50 * result.spread.relative:.0f}%",
-            times_cell(result.speedup_over_dense),
-        )
-    return table
-
-
 def path_lines(paths: dict[str, Any]) -> str:
     """How the inputs spread over the leaves."""
     shares = paths["right_share_by_level"]
@@ -273,22 +251,3 @@ def absent_lines(absent: Sequence[Absent]) -> str:
         f"{', '.join(names)} ({reason})"
         for (wrong, dtype, reason), names in by_reason.items()
     )
-
-
-def significant(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def times_cell(value: float | None) -> str:
-    """A factor."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}x" if value >= 100 else f"{value:.1f}x" if value >= 1 else f"{value:.2f}x"
-
-
-def percent_cell(value: float | None) -> str:
-    """A share."""
-    return "-" if value is None else f"{100 * value:.0f}%" if value >= 0.1 else f"{100 * value:.1f}%"

@@ -83,5 +83,6 @@ def _sublayer(teacher: Layer, x: torch.Tensor, output: torch.Tensor) -> torch.Te
     """What the next layer gets of a feedforward output (tokens, H) for the input x."""
     if teacher.pre_norm:
         return output
+    assert teacher.feedforward_norm is not None
     normed: torch.Tensor = teacher.feedforward_norm(x + output)
     return normed

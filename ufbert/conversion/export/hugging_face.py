@@ -57,6 +57,8 @@ def _target(config: UltraFastBertConfig, name: str) -> _Target:
             f"{name}: has trees of depth {config.depth}; which neurons a token uses depends on the token, so no dense "
             "network computes the same (only depth 0 is dense); --to onnx writes the trees themselves"
         )
+    if config.feedforward == "none":
+        raise CheckpointError(f"{name}: has no feedforward layers; every BERT-family class of transformers has them")
     if not config.embedding_norm:
         raise CheckpointError(
             f"{name}: has no norm after the embeddings; no BERT-family class of transformers lacks it"
@@ -159,6 +161,7 @@ def _encoder_state(model: PretrainedModel, config: UltraFastBertConfig, target: 
 
 def _layer_state(layer: Layer, target: _Target) -> dict[str, torch.Tensor]:
     attention: SelfAttention = layer.attention
+    assert layer.feedforward_norm is not None
     weights = attention.qkv.weight.chunk(3)
     biases = _bias(attention.qkv).chunk(3)
     state = {

@@ -51,7 +51,7 @@ class PackedLayer(nn.Module):
         super().__init__()
         self.pre_norm = layer.pre_norm
         self.attention_norm = layer.attention_norm.to(dtype)
-        self.feedforward_norm = layer.feedforward_norm.to(dtype)
+        self.feedforward_norm = None if layer.feedforward_norm is None else layer.feedforward_norm.to(dtype)
         attention = layer.attention
         weight = attention.qkv.weight.detach().clone()
         bias = None if attention.qkv.bias is None else attention.qkv.bias.detach().clone()
@@ -62,8 +62,11 @@ class PackedLayer(nn.Module):
         self.attention = PackedAttention(
             attention, make(weight, bias), make(attention.output.weight, attention.output.bias)
         )
-        if isinstance(layer.feedforward, FFF):
-            self.feedforward: FFF | PackedFeedforward = layer.feedforward.to(dtype)
+        self.feedforward: FFF | PackedFeedforward | None
+        if layer.feedforward is None:
+            self.feedforward = None
+        elif isinstance(layer.feedforward, FFF):
+            self.feedforward = layer.feedforward.to(dtype)
         else:
             self.feedforward = PackedFeedforward(layer.feedforward, activation, dtype, make)
 
@@ -71,18 +74,24 @@ class PackedLayer(nn.Module):
         """x (total, H) -> (total, H); x itself may be overwritten."""
         if self.pre_norm:
             x = self.attention(self.attention_norm(x), groups, x)
-            return self._feed(self.feedforward_norm(x), x)
-        x = self.attention_norm(self.attention(x, groups, x))
-        result: torch.Tensor = self.feedforward_norm(self._feed(x, x))
+        else:
+            x = self.attention_norm(self.attention(x, groups, x))
+        if self.feedforward is None or self.feedforward_norm is None:
+            return x
+        if self.pre_norm:
+            return _feed(self.feedforward, self.feedforward_norm(x), x)
+        result: torch.Tensor = self.feedforward_norm(_feed(self.feedforward, x, x))
         return result
 
-    def _feed(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor
-        if isinstance(self.feedforward, FFF):
-            y = self.feedforward(x)
-            return y.add_(residual)
-        y = self.feedforward(x, residual)
-        return y
+
+def _feed(feedforward: FFF | PackedFeedforward, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """residual + feedforward(x), both (total, H)."""
+    y: torch.Tensor
+    if isinstance(feedforward, FFF):
+        y = feedforward(x)
+        return y.add_(residual)
+    y = feedforward(x, residual)
+    return y
 
 
 class PackedEncoder(nn.Module):
