@@ -18,6 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compilation import kernel
+from .records import Rows
 from .vectors import BYTE, I64, Storage, fused, splat, sum_lanes
 
 __all__ = ["dots_1x1", "dots_1x4", "dots_3x2", "dots_4x1", "dots_pairwise_4", "weighted_sum"]
@@ -208,16 +209,15 @@ stream_rows = _weighted_rows(first=True, stream=True)
 
 
 @kernel
-def weighted_sum(
-    like: Any, like_y: Any, rows_at: int, weights_at: int, rows: int, hidden: int, y_at: int, first: bool, stream: bool
-) -> None:
-    """y (+)= sum of weight * row over `rows` rows, whose addresses and weights lie at `rows_at` and `weights_at`.
+def weighted_sum(rows: Rows, like_y: Any, y_at: int, first: bool, stream: bool) -> None:
+    """y (+)= sum of weight * row, in the storage of `like_y` at the address `y_at`.
 
     `first` writes y, else it is added to; `stream` writes it past the caches.
     """
+    like, rows_at, weights_at, count, hidden = rows
     if not first:
-        add_rows(like, like_y, rows_at, weights_at, rows, hidden, y_at)
+        add_rows(like, like_y, rows_at, weights_at, count, hidden, y_at)
     elif stream:
-        stream_rows(like, like_y, rows_at, weights_at, rows, hidden, y_at)
+        stream_rows(like, like_y, rows_at, weights_at, count, hidden, y_at)
     else:
-        write_rows(like, like_y, rows_at, weights_at, rows, hidden, y_at)
+        write_rows(like, like_y, rows_at, weights_at, count, hidden, y_at)
