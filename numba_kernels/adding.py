@@ -28,6 +28,7 @@ def add_paths(trees: Trees, paths: Paths, output: Output, first: bool, stream: b
     """
     like, w_at, tree, row, hidden, levels = trees
     activations_tk, leaves_pt, order_t = paths
+    like_y, y_at, y_row = output
     tokens = order_t.size
     count = leaves_pt.shape[0] * levels
     rows = np.empty(count, np.int64)
@@ -49,8 +50,8 @@ def add_paths(trees: Trees, paths: Paths, output: Output, first: bool, stream: b
                             prefetch(following[k] + offset)
         if i > 0:
             t = order_t[i - 1]
-            weighted = Rows(like, rows_at, activations_at + t * count * item, count, hidden)
-            weighted_sum(weighted, output.like, output.y_at + t * output.row, first, stream)
+            weighted = Rows(rows_at, activations_at + t * count * item, count, hidden)
+            weighted_sum(like, like_y, weighted, y_at + t * y_row, first, stream)
         for k in range(count):
             rows[k] = following[k]
 
@@ -58,11 +59,12 @@ def add_paths(trees: Trees, paths: Paths, output: Output, first: bool, stream: b
 @kernel
 def round_rows(sums: Any, output: Output, tokens: int) -> None:
     """Write the sums as y's narrower type."""
+    like_y, y_at, y_row = output
     one = np.ones(1, sums.dtype)
     address = np.empty(1, np.int64)
     # Numba compiles a kernel anew for each constant it is given.
     count = np.int64(1)
     for t in range(tokens):
         address[0] = sums[t].ctypes.data
-        row = Rows(sums, address.ctypes.data, one.ctypes.data, count, sums.shape[1])
-        weighted_sum(row, output.like, output.y_at + t * output.row, True, False)
+        row = Rows(address.ctypes.data, one.ctypes.data, count, sums.shape[1])
+        weighted_sum(sums, like_y, row, y_at + t * y_row, True, False)

@@ -131,6 +131,7 @@ def _descend(
     """
     levels = tree.levels
     x_at, order_t, cold = tokens
+    logits, width, leaves_t = met
     spare_t, choices_t, stack, queues, queued, ends, out = space
     stack[0, 0] = top.low
     stack[0, 1] = top.high
@@ -156,11 +157,11 @@ def _descend(
                 queue[TOKEN, count] = x_at + t * tree.row
                 queue[ROOT, count] = 0
                 queue[NODE, count] = node
-                queue[LOGIT_PLACE, count] = t * met.width + level
+                queue[LOGIT_PLACE, count] = t * width + level
                 queue[LEAF_PLACE, count] = t
                 queued[level] = count + 1
                 if count + 1 == WALKERS:
-                    walk(tree, queue, count + 1, levels - level, met.logits, met.leaves_t, out)
+                    walk(tree, queue, count + 1, levels - level, logits, leaves_t, out)
                     queued[level] = 0
             continue
         single = level + 1 == levels or (cold and level == top.level)

@@ -90,8 +90,8 @@ def token_gradients(
                 rows_d[d] = tree_at + node * row
                 node = (node - 1) >> 1
             weights_at = grad_logits_tpd.ctypes.data + (t * count + p * levels) * item
-            rows = Rows(g_th, rows_d.ctypes.data, weights_at, levels, hidden)
-            weighted_sum(rows, g_th, grad_x_th.ctypes.data + t * row, p == 0, False)
+            rows = Rows(rows_d.ctypes.data, weights_at, levels, hidden)
+            weighted_sum(g_th, g_th, rows, grad_x_th.ctypes.data + t * row, p == 0, False)
 
 
 @kernel
@@ -142,10 +142,10 @@ def add_weight_gradients(
                 end = i + 1
                 while end < count and node_i[end] == node:
                     end += 1
-                rows = Rows(g_th, x_rows.ctypes.data + 8 * i, ds_i.ctypes.data + item * i, end - i, columns)
-                weighted_sum(rows, g_th, grad_w_in_at + node * row, False, False)
-                rows = Rows(g_th, g_rows.ctypes.data + 8 * i, a_i.ctypes.data + item * i, end - i, columns)
-                weighted_sum(rows, g_th, grad_w_out_at + node * row, False, False)
+                rows = Rows(x_rows.ctypes.data + 8 * i, ds_i.ctypes.data + item * i, end - i, columns)
+                weighted_sum(g_th, g_th, rows, grad_w_in_at + node * row, False, False)
+                rows = Rows(g_rows.ctypes.data + 8 * i, a_i.ctypes.data + item * i, end - i, columns)
+                weighted_sum(g_th, g_th, rows, grad_w_out_at + node * row, False, False)
                 i = end
             for i in range(count):
                 node_i[i] = (node_i[i] - 1) >> 1

@@ -54,7 +54,7 @@ def _hash_of_source() -> str:
 
 
 try:
-    # Now, as the modules are being imported: what a later edit writes is not what this process runs. (0.3 ms)
+    # Now, as the modules are being imported: what a later edit writes is not what this process runs. Takes 0.9 ms.
     _STATE: str | None = _hash_of_source()
 except OSError:
     # Imported from where there are no files, a zip archive for one.
@@ -65,8 +65,9 @@ def cache_folder() -> Path:
     """Where the kernels of this state of the source are kept. Raises OSError where there is no such place."""
     if _STATE is None:
         raise OSError("the kernels' source cannot be read")
-    home = Path(config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME", ""))
-    if not config.CACHE_DIR and not home.is_absolute():  # as the specification of XDG_CACHE_HOME demands
+    chosen = str(getattr(config, "CACHE_DIR", ""))
+    home = Path(chosen or os.environ.get("XDG_CACHE_HOME", ""))
+    if not chosen and not home.is_absolute():  # as the specification of XDG_CACHE_HOME demands
         try:
             home = Path.home() / ".cache"
         except RuntimeError as error:

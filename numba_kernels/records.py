@@ -10,27 +10,30 @@ from typing import Any, NamedTuple
 
 __all__ = ["Gradients", "Group", "Met", "Neurons", "Output", "Paths", "RoutingSpace", "Rows", "Tokens", "Tree", "Trees"]
 
+# Of int64 in a kernel, whether Python calls it an int or NumPy's.
+Integer = Any
+
 
 class Tree(NamedTuple):
     """The rows of w_in that tokens are multiplied with: of one tree, or of all trees one after the other."""
 
     like: Any
     """An array in whose storage the rows lie, empty for all it says."""
-    w_at: int
+    w_at: Integer
     """The address of the first node's row."""
     b_n: Any
     """The nodes' biases, flat."""
-    hidden: int
+    hidden: Integer
     """Numbers in a row."""
-    row: int
+    row: Integer
     """Bytes of a row, of x too."""
-    levels: int
+    levels: Integer
 
 
 class Tokens(NamedTuple):
     """Tokens on their way through a tree."""
 
-    x_at: int
+    x_at: Integer
     """The address of token 0's x."""
     order_t: Any
     """All tokens; those at one node stand together."""
@@ -43,7 +46,7 @@ class Met(NamedTuple):
 
     logits: Any
     """Flat; those of one token stand together, root first."""
-    width: int
+    width: Integer
     """Between the logits of two tokens."""
     leaves_t: Any
     """The leaf reached, as a node; above the leaves the node last visited."""
@@ -52,10 +55,10 @@ class Met(NamedTuple):
 class Group(NamedTuple):
     """The tokens order_t[low:high], which stand at `node` on `level`."""
 
-    low: int
-    high: int
-    node: int
-    level: int
+    low: Integer
+    high: Integer
+    node: Integer
+    level: Integer
 
 
 class RoutingSpace(NamedTuple):
@@ -77,17 +80,18 @@ class RoutingSpace(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows to be added up, and the weight of each."""
+    """Rows to be added up, and the weight of each.
 
-    like: Any
-    """An array in whose storage the rows lie."""
-    rows_at: int
+    Numbers only: an array in a record made for each token is counted up and down, in 5 ns each.
+    """
+
+    rows_at: Integer
     """The address of the rows' addresses (int64)."""
-    weights_at: int
+    weights_at: Integer
     """The address of their weights, float32 (float64 where rows are)."""
-    count: int
+    count: Integer
     """At least one."""
-    hidden: int
+    hidden: Integer
     """Numbers in a row."""
 
 
@@ -104,15 +108,15 @@ class Trees(NamedTuple):
 
     like: Any
     """An array in whose storage the rows lie."""
-    w_at: int
+    w_at: Integer
     """The address of the first tree's first row."""
-    tree: int
+    tree: Integer
     """Bytes of a tree."""
-    row: int
+    row: Integer
     """Bytes of a row."""
-    hidden: int
+    hidden: Integer
     """Numbers in a row."""
-    levels: int
+    levels: Integer
 
 
 class Output(NamedTuple):
@@ -120,9 +124,9 @@ class Output(NamedTuple):
 
     like: Any
     """An array in whose storage it lies."""
-    y_at: int
+    y_at: Integer
     """The address of token 0's row."""
-    row: int
+    row: Integer
     """Bytes of a row."""
 
 

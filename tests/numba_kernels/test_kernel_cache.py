@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from numba.core import config
 
 from ufbert.numba_kernels import kernel_cache
 
@@ -88,7 +89,7 @@ def test_where_no_folder_can_be_written_kernels_are_compiled_in_each_process(
 def test_no_home_at_all_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(kernel_cache.config, "CACHE_DIR", "")
+    monkeypatch.setattr(config, "CACHE_DIR", "")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user whom the system does not know
     assert kernel_cache.why_not_writable() == "there is no home folder"
 
@@ -96,13 +97,13 @@ def test_no_home_at_all_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_relative_cache_home_is_ignored_and_numbas_variable_comes_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(kernel_cache.config, "CACHE_DIR", "")
+    monkeypatch.setattr(config, "CACHE_DIR", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
     assert kernel_cache.cache_folder().parent == tmp_path / ".cache" / "ufbert" / "kernels"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert kernel_cache.cache_folder().parent == tmp_path / "xdg" / "ufbert" / "kernels"
-    monkeypatch.setattr(kernel_cache.config, "CACHE_DIR", str(tmp_path / "numba"))
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "numba"))
     assert kernel_cache.cache_folder().parent == tmp_path / "numba" / "ufbert" / "kernels"
 
 
