@@ -1,4 +1,8 @@
-"""What kernels hand each other: named tuples, which Numba passes as the fields they hold, at no cost.
+"""What kernels hand each other: named tuples, which Numba passes as the fields they hold.
+
+That costs nothing (within 1 % of separate parameters at batch 1 to 8,192, in turns within one process), if a record
+made within a loop holds numbers only: arrays in it are counted up and down each time. Adding up a token's path took
+40 ns longer so.
 
 From Python a named tuple of seven numbers takes 1.1 us more than the numbers, where a token takes 3, and a plain
 tuple 0.1 us less: the forward kernels take a plain one from Python, the backward ones, which run for long, named ones.
@@ -82,7 +86,7 @@ class RoutingSpace(NamedTuple):
 class Rows(NamedTuple):
     """Rows to be added up, and the weight of each.
 
-    Numbers only: an array in a record made for each token is counted up and down, in 5 ns each.
+    Numbers only, since there is one for each token.
     """
 
     rows_at: Integer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 # One thread pool a process; the suite's own parallelism is the machine's.
@@ -15,6 +16,9 @@ import pytest
 import torch
 
 from ufbert import UltraFastBertConfig
+
+# Whether the kernels are still to be compiled depends on what ran before; no test counts that line.
+logging.getLogger("ufbert.numba_kernels").setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="session")
