@@ -14,23 +14,23 @@ import numpy as np
 
 from .compilation import kernel
 from .products import weighted_sum
+from .records import Output, Paths, Rows, Trees
 from .vectors import prefetch
 
 __all__ = ["add_paths", "round_rows"]
 
 
 @kernel
-def add_paths(
-    like: Any, like_y: Any, w_at: int, tree: int, hidden: int, row: int, tokens: int, levels: int,
-    activations_tk: Any, leaves_pt: Any, order_t: Any, y_at: int, y_row: int, first: bool, stream: bool, ahead: int,
-) -> None:  # fmt: skip
+def add_paths(trees: Trees, paths: Paths, output: Output, first: bool, stream: bool, ahead: int) -> None:
     """y of each token, in the order given, (+)= the rows of its paths weighted by its activations.
 
-    The trees at `w_at`, `tree` bytes apart, are those of `leaves_pt`; k counts their levels, tree by tree. The first
-    `ahead` bytes of each row that is new to the next token are asked for a token ahead.
+    The first `ahead` bytes of each row that is new to the next token are asked for a token ahead.
     """
-    trees = leaves_pt.shape[0]
-    count = trees * levels
+    like, w_at, tree, row, hidden, levels = trees
+    activations_tk, leaves_pt, order_t = paths
+    like_y, y_at, y_row = output
+    tokens = order_t.size
+    count = leaves_pt.shape[0] * levels
     rows = np.empty(count, np.int64)
     following = np.empty(count, np.int64)
     rows_at = rows.ctypes.data
@@ -40,7 +40,7 @@ def add_paths(
     for i in range(tokens + 1):
         if i < tokens:
             t = order_t[i]
-            for p in range(trees):
+            for p in range(leaves_pt.shape[0]):
                 node = leaves_pt[p, t]
                 for k in range((p + 1) * levels - 1, p * levels - 1, -1):
                     following[k] = w_at + p * tree + node * row
@@ -50,19 +50,21 @@ def add_paths(
                             prefetch(following[k] + offset)
         if i > 0:
             t = order_t[i - 1]
-            weights = activations_at + t * count * item
-            weighted_sum(like, like_y, rows_at, weights, count, hidden, y_at + t * y_row, first, stream)
+            weighted = Rows(rows_at, activations_at + t * count * item, count, hidden)
+            weighted_sum(like, like_y, weighted, y_at + t * y_row, first, stream)
         for k in range(count):
             rows[k] = following[k]
 
 
 @kernel
-def round_rows(like_y: Any, sums: Any, y_at: int, y_row: int, tokens: int, hidden: int) -> None:
+def round_rows(sums: Any, output: Output, tokens: int) -> None:
     """Write the sums as y's narrower type."""
+    like_y, y_at, y_row = output
     one = np.ones(1, sums.dtype)
     address = np.empty(1, np.int64)
+    # Numba compiles a kernel anew for each constant it is given.
+    count = np.int64(1)
     for t in range(tokens):
         address[0] = sums[t].ctypes.data
-        weighted_sum(
-            sums, like_y, address.ctypes.data, one.ctypes.data, 1, hidden, y_at + t * y_row, True, False
-        )  # fmt: skip
+        row = Rows(address.ctypes.data, one.ctypes.data, count, sums.shape[1])
+        weighted_sum(sums, like_y, row, y_at + t * y_row, True, False)

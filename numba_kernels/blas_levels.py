@@ -58,7 +58,7 @@ def _call(builder: Any, address: Any, result: Any, arguments: list[Any]) -> Any:
 
 @_intrinsic
 def _dot(typingctx: Any, address: Any, n: Any, x: Any, y: Any) -> Any:
-    """x . y over n float32 at the addresses x and y."""
+    """x . y over n float32 at the addresses x and y. In C: one = 1; return sdot_(&n, x, &one, y, &one);"""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function, length, x_at, y_at = args
@@ -73,7 +73,7 @@ def _dot(typingctx: Any, address: Any, n: Any, x: Any, y: Any) -> Any:
 
 @_intrinsic
 def _axpy(typingctx: Any, address: Any, n: Any, a: Any, x: Any, y: Any) -> Any:
-    """y += a x over n float32 at the addresses x and y."""
+    """y += a x over n float32 at the addresses x and y. In C: one = 1; saxpy_(&n, &a, x, &one, y, &one);"""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function, length, scale, x_at, y_at = args
@@ -97,6 +97,8 @@ def _axpy(typingctx: Any, address: Any, n: Any, a: Any, x: Any, y: Any) -> Any:
 def _gemv(typingctx: Any, address: Any, transpose: Any, rows: Any, columns: Any, a: Any, x: Any, y: Any) -> Any:
     """y = A^T x if `transpose` else A x; A lies in Fortran's order: `rows` is the contiguous dimension."""
 
+    # C: letter = transpose ? 'T' : 'N';
+    #    sgemv_(&letter, &rows, &columns, &(float){1}, a, &rows, x, &(int){1}, &(float){0}, y, &(int){1});
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function, transposed, m, n, a_at, x_at, y_at = args
         pointer = ir.FloatType().as_pointer()

@@ -26,6 +26,7 @@ import numpy as np
 
 from .compilation import kernel
 from .products import dots_1x1, dots_1x4, dots_3x2
+from .records import Group, Met, RoutingSpace, Tokens, Tree
 from .walk import LEAF_PLACE, LOGIT_PLACE, NODE, ROOT, TOKEN, WALKERS, walk
 
 __all__ = ["route", "routing_space"]
@@ -54,12 +55,14 @@ def _partition(order_t: Any, low: int, high: int, choices_t: Any, spare_t: Any, 
 
 
 @kernel
-def _one_level(
-    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
-    order_t: Any, low: int, high: int, node: int, level: int,
-    logits: Any, width: int, leaves_t: Any, choices_t: Any, out: Any,
-) -> None:  # fmt: skip
-    """The tokens order_t[low:high] at `node`, and which child each goes to."""
+def _one_level(tree: Tree, tokens: Tokens, met: Met, space: RoutingSpace, group: Group) -> None:
+    """The tokens of a group past its node, and which child each goes to."""
+    like, w_at, b_n, hidden, row, _ = tree
+    x_at, order_t, _ = tokens
+    logits, width, leaves_t = met
+    choices_t = space.choices_t
+    out = space.out
+    low, high, node, level = group
     out_at = out.ctypes.data
     w = w_at + node * row
     i = low
@@ -91,12 +94,14 @@ def _one_level(
 
 
 @kernel
-def _two_levels(
-    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
-    order_t: Any, low: int, high: int, node: int, level: int,
-    logits: Any, width: int, leaves_t: Any, choices_t: Any, out: Any,
-) -> None:  # fmt: skip
-    """The tokens order_t[low:high] at `node` and the child each goes to, and which grandchild comes next."""
+def _two_levels(tree: Tree, tokens: Tokens, met: Met, space: RoutingSpace, group: Group) -> None:
+    """The tokens of a group past its node and the child each goes to, and which grandchild comes next."""
+    like, w_at, b_n, hidden, row, _ = tree
+    x_at, order_t, _ = tokens
+    logits, width, leaves_t = met
+    choices_t = space.choices_t
+    out = space.out
+    low, high, node, level = group
     out_at = out.ctypes.data
     w = w_at + node * row
     child = 2 * node + 1
@@ -118,20 +123,20 @@ def _two_levels(
 
 @kernel
 def _descend(
-    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int,
-    first: int, last: int, root: int, top: int, stop: int, levels: int, fewest: int, cold: bool,
-    order_t: Any, spare_t: Any, choices_t: Any, logits: Any, width: int, leaves_t: Any, reached_t: Any,
-    stack: Any, queues: Any, queued: Any, ends: Any, out: Any,
-) -> None:  # fmt: skip
-    """The tokens order_t[first:last] from the node `root` at level `top` down to level `stop`.
+    tree: Tree, tokens: Tokens, met: Met, space: RoutingSpace, reached_t: Any, top: Group, stop: int, fewest: int
+) -> None:
+    """The tokens of the group `top` down to level `stop`.
 
     Above the leaves it stops with the node reached in `reached_t`. Groups of fewer than `fewest` are queued.
-    `cold` says that x comes from memory.
     """
-    stack[0, 0] = first
-    stack[0, 1] = last
-    stack[0, 2] = root
-    stack[0, 3] = top
+    levels = tree.levels
+    x_at, order_t, cold = tokens
+    logits, width, leaves_t = met
+    spare_t, choices_t, stack, queues, queued, ends, out = space
+    stack[0, 0] = top.low
+    stack[0, 1] = top.high
+    stack[0, 2] = top.node
+    stack[0, 3] = top.level
     height = 1
     while height > 0:
         height -= 1
@@ -145,31 +150,26 @@ def _descend(
                     reached_t[order_t[i]] = node
             continue
         if high - low < fewest:
+            queue = queues[level]
             for i in range(low, high):
                 t = order_t[i]
                 count = queued[level]
-                queue = queues[level]
-                queue[TOKEN, count] = x_at + t * row
+                queue[TOKEN, count] = x_at + t * tree.row
                 queue[ROOT, count] = 0
                 queue[NODE, count] = node
                 queue[LOGIT_PLACE, count] = t * width + level
                 queue[LEAF_PLACE, count] = t
                 queued[level] = count + 1
                 if count + 1 == WALKERS:
-                    walk(like, w_at, b_n, hidden, row, queue, count + 1, levels - level, logits, leaves_t, out)
+                    walk(tree, queue, count + 1, levels - level, logits, leaves_t, out)
                     queued[level] = 0
             continue
-        single = level + 1 == levels or (cold and level == top)
+        single = level + 1 == levels or (cold and level == top.level)
+        group = Group(low, high, node, level)
         if single:
-            _one_level(
-                like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level,
-                logits, width, leaves_t, choices_t, out,
-            )  # fmt: skip
+            _one_level(tree, tokens, met, space, group)
         else:
-            _two_levels(
-                like, x_at, w_at, b_n, hidden, row, order_t, low, high, node, level,
-                logits, width, leaves_t, choices_t, out,
-            )  # fmt: skip
+            _two_levels(tree, tokens, met, space, group)
         below = level + (1 if single else 2)
         if below == levels:
             continue
@@ -204,16 +204,16 @@ def _sort_by_node(order_t: Any, spare_t: Any, reached_t: Any, first_node: int, e
 
 
 @kernel
-def routing_space(tokens: int, levels: int, like_logits: Any) -> Any:
-    """What `route` works in, for up to `tokens` tokens; made once, since a tree may take less time than this."""
-    return (
-        np.empty(tokens, np.int64),  # spare_t
-        np.empty(tokens + 1, np.int64),  # choices_t
-        np.empty((4 * levels + 4, 4), np.int64),  # stack
-        np.empty((levels, 5, WALKERS), np.int64),  # queues
-        np.zeros(levels, np.int64),  # queued
-        np.empty(4, np.int64),  # ends
-        np.empty(WALKERS, like_logits.dtype),  # out
+def routing_space(tokens: int, levels: int, like_logits: Any) -> RoutingSpace:
+    """What `route` works in, for up to `tokens` tokens."""
+    return RoutingSpace(
+        spare_t=np.empty(tokens, np.int64),
+        choices_t=np.empty(tokens + 1, np.int64),
+        stack=np.empty((4 * levels + 4, 4), np.int64),
+        queues=np.empty((levels, 5, WALKERS), np.int64),
+        queued=np.zeros(levels, np.int64),
+        ends=np.empty(4, np.int64),
+        out=np.empty(WALKERS, like_logits.dtype),
     )
 
 
@@ -230,74 +230,51 @@ def _sorting_level(tokens: int, levels: int, row: int, cold: bool) -> int:
 
 
 @kernel
-def _descend_to(
-    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, top: int, levels: int,
-    logits: Any, width: int, leaves_t: Any, order_t: Any, reached_t: Any, cold: bool, space: Any,
-) -> None:  # fmt: skip
-    """The tokens of `order_t`, in blocks, from the root down to level `top`: the node that each reaches there.
-
-    The rest as in `route`.
-    """
-    spare_t, choices_t, stack, queues, queued, ends, out = space
-    block = max(64, BLOCK_BYTES // row)
+def _descend_to(tree: Tree, tokens: Tokens, met: Met, space: RoutingSpace, reached_t: Any, top: int) -> None:
+    """The tokens, in blocks, from the root down to level `top`: the node that each reaches there."""
+    block = max(64, BLOCK_BYTES // tree.row)
     # Numba compiles a kernel anew for each constant it is given.
     nothing = np.int64(0)
-    for first in range(0, order_t.size, block):
-        last = min(first + block, order_t.size)
-        _descend(
-            like, x_at, w_at, b_n, hidden, row, first, last, nothing, nothing, top, levels, nothing, cold,
-            order_t, spare_t, choices_t, logits, width, leaves_t, reached_t, stack, queues, queued, ends, out,
-        )  # fmt: skip
+    for first in range(0, tokens.order_t.size, block):
+        last = min(first + block, tokens.order_t.size)
+        _descend(tree, tokens, met, space, reached_t, Group(first, last, nothing, nothing), top, nothing)
 
 
 @kernel
 def _descend_below(
-    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, top: int, levels: int,
-    first_node: int, ends_k: Any, logits: Any, width: int, leaves_t: Any, order_t: Any, cold: bool, space: Any,
-) -> None:  # fmt: skip
-    """The tokens of `order_t`, sorted by node from `first_node` on at level `top`, node by node down to the leaves.
+    tree: Tree, tokens: Tokens, met: Met, space: RoutingSpace, top: int, first_node: int, ends_k: Any
+) -> None:
+    """The tokens, sorted by node from `first_node` on at level `top`, node by node down to the leaves.
 
-    `ends_k` says where each node's tokens end. The rest as in `route`.
+    `ends_k` says where each node's tokens end.
     """
-    spare_t, choices_t, stack, queues, queued, ends, out = space
-    queued[:] = 0
+    levels = tree.levels
+    space.queued[:] = 0
     first = np.int64(0)
     fewest = np.int64(FEWEST_TOGETHER)
     for k in range(ends_k.size):
         last = ends_k[k]
         if last > first:
-            _descend(
-                like, x_at, w_at, b_n, hidden, row, first, last, first_node + k, top, levels, levels,
-                fewest, cold,
-                order_t, spare_t, choices_t, logits, width, leaves_t, spare_t, stack, queues, queued, ends, out,
-            )  # fmt: skip
+            _descend(tree, tokens, met, space, space.spare_t, Group(first, last, first_node + k, top), levels, fewest)
         first = last
     for level in range(levels):
-        if queued[level] > 0:
-            walk(like, w_at, b_n, hidden, row, queues[level], queued[level], levels - level, logits, leaves_t, out)
+        if space.queued[level] > 0:
+            walk(tree, space.queues[level], space.queued[level], levels - level, met.logits, met.leaves_t, space.out)
 
 
 @kernel
-def route(
-    like: Any, x_at: int, w_at: int, b_n: Any, hidden: int, row: int, levels: int,
-    logits: Any, width: int, leaves_t: Any, order_t: Any, cold: bool, space: Any,
-) -> None:  # fmt: skip
-    """The tokens of `order_t`, at `x_at`, through one tree at `w_at`, rows of `row` bytes in the storage of `like`.
+def route(tree: Tree, tokens: Tokens, met: Met, space: RoutingSpace) -> None:
+    """Tokens through one tree.
 
-    Writes the logits met to `logits`, where those of two tokens are `width` apart, and the leaf reached to
-    `leaves_t`. `order_t` holds all tokens in any order and leaves them ordered by leaf, but for the few that walked
-    alone, which stand near their neighbours. `cold` says that x comes from memory. `space` is `routing_space`'s.
+    `tokens.order_t` holds all of them in any order and leaves them ordered by leaf, but for the few that walked alone,
+    which stand near their neighbours. `space` is `routing_space`'s.
     """
-    top = _sorting_level(order_t.size, levels, row, cold)
+    count = tokens.order_t.size
+    top = _sorting_level(count, tree.levels, tree.row, tokens.cold)
     ends_k = np.empty(1 << top, np.int64)
-    ends_k[0] = order_t.size
+    ends_k[0] = count
     if top > 0:
-        reached_t = np.empty(order_t.size, np.int64)
-        _descend_to(
-            like, x_at, w_at, b_n, hidden, row, top, levels, logits, width, leaves_t, order_t, reached_t, cold, space
-        )  # fmt: skip
-        _sort_by_node(order_t, space[0], reached_t, ends_k.size - 1, ends_k)
-    _descend_below(
-        like, x_at, w_at, b_n, hidden, row, top, levels, ends_k.size - 1, ends_k,
-        logits, width, leaves_t, order_t, cold, space,
-    )  # fmt: skip
+        reached_t = np.empty(count, np.int64)
+        _descend_to(tree, tokens, met, space, reached_t, top)
+        _sort_by_node(tokens.order_t, space.spare_t, reached_t, ends_k.size - 1, ends_k)
+    _descend_below(tree, tokens, met, space, top, ends_k.size - 1, ends_k)

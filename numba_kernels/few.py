@@ -16,6 +16,7 @@ from numba import carray  # type: ignore[attr-defined,unused-ignore]
 from .activation import gelu_into
 from .adding import add_paths
 from .compilation import kernel
+from .records import Output, Paths, Tree, Trees
 from .vectors import pointer_to
 from .walk import LEAF_PLACE, LOGIT_PLACE, NODE, ROOT, TOKEN, WALKERS, walk
 
@@ -27,10 +28,10 @@ MOST_TOKENS = 32
 
 @kernel
 def forward_few(
-    like: Any, like_logits: Any, x_at: int, w_in_at: int, b_in_at: int, w_out_at: int, y_at: int,
-    logits_at: int, leaves_at: int, start: int, stop: int, trees: int, nodes: int, hidden: int,
-) -> None:  # fmt: skip
+    like: Any, like_logits: Any, addresses: Any, start: int, stop: int, trees: int, nodes: int, hidden: int
+) -> None:
     """As `layer.forward_chunk`, faster for up to `MOST_TOKENS` tokens."""
+    x_at, w_in_at, b_in_at, w_out_at, y_at, logits_at, leaves_at = addresses
     tokens = stop - start
     levels = 0
     while (1 << levels) <= nodes:
@@ -46,6 +47,7 @@ def forward_few(
     leaves = places[: tokens * trees]
     order_t = places[tokens * trees : tokens * trees + tokens]
     walkers = places[tokens * trees + tokens :].reshape(5, WALKERS)
+    tree = Tree(like, w_in_at, biases, hidden, row, levels)
     for first in range(0, tokens * trees, WALKERS):
         count = min(WALKERS, tokens * trees - first)
         for i in range(count):
@@ -56,15 +58,16 @@ def forward_few(
             walkers[NODE, i] = 0
             walkers[LOGIT_PLACE, i] = t * width + p * levels
             walkers[LEAF_PLACE, i] = first + i
-        walk(like, w_in_at, biases, hidden, row, walkers, count, levels, logits, leaves, out)
+        walk(tree, walkers, count, levels, logits, leaves, out)
     gelu_into(logits, activations)
     for t in range(tokens):
         order_t[t] = t
-    activations_tk = activations.reshape(tokens, width)
     leaves_pt = leaves.reshape(trees, tokens)
     add_paths(
-        like, like, w_out_at, nodes * row, hidden, row, tokens, levels, activations_tk, leaves_pt, order_t,
-        y_at + start * row, row, True, False, 0,
+        Trees(like, w_out_at, nodes * row, row, hidden, levels),
+        Paths(activations.reshape(tokens, width), leaves_pt, order_t),
+        Output(like, y_at + start * row, row),
+        True, False, 0,
     )  # fmt: skip
     if logits_at:
         kept = carray(pointer_to(logits_at, like_logits), stop * width)

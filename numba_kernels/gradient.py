@@ -21,6 +21,7 @@ import numpy as np
 from .activation import gelu_gradient_into, gelu_into
 from .compilation import kernel
 from .products import dots_1x1, dots_4x1, weighted_sum
+from .records import Gradients, Neurons, Rows
 
 __all__ = ["add_weight_gradients", "order_by_leaf", "token_gradients"]
 
@@ -46,10 +47,10 @@ def order_by_leaf(leaves_tp: Any, p: int, start: int, stop: int, nodes: int) -> 
 
 @kernel
 def token_gradients(
-    g_th: Any, w_in_pnh: Any, w_out_pnh: Any, logits_tpd: Any, leaves_tp: Any,
-    grad_x_th: Any, activations_tpd: Any, grad_logits_tpd: Any, start: int, stop: int,
-) -> None:  # fmt: skip
-    """Tokens `start` to `stop`: writes their rows of grad_x_th, activations_tpd and grad_logits_tpd."""
+    g_th: Any, w_in_pnh: Any, w_out_pnh: Any, leaves_tp: Any, neurons: Neurons, grad_x_th: Any, start: int, stop: int
+) -> None:
+    """Tokens `start` to `stop`: writes their rows of grad_x_th, and of all in `neurons` but the logits."""
+    logits_tpd, activations_tpd, grad_logits_tpd = neurons
     trees, nodes, hidden = w_in_pnh.shape
     levels = logits_tpd.shape[2]
     item = g_th.itemsize
@@ -88,21 +89,22 @@ def token_gradients(
             for d in range(levels - 1, -1, -1):
                 rows_d[d] = tree_at + node * row
                 node = (node - 1) >> 1
-            weighted_sum(
-                g_th, g_th, rows_d.ctypes.data, grad_logits_tpd.ctypes.data + (t * count + p * levels) * item,
-                levels, hidden, grad_x_th.ctypes.data + t * row, p == 0, False,
-            )  # fmt: skip
+            weights_at = grad_logits_tpd.ctypes.data + (t * count + p * levels) * item
+            rows = Rows(rows_d.ctypes.data, weights_at, levels, hidden)
+            weighted_sum(g_th, g_th, rows, grad_x_th.ctypes.data + t * row, p == 0, False)
 
 
 @kernel
 def add_weight_gradients(
-    g_th: Any, x_th: Any, activations_tpd: Any, grad_logits_tpd: Any, leaves_tp: Any, order_t: Any,
-    grad_w_in_nh: Any, grad_b_in_n: Any, grad_w_out_nh: Any, p: int, start: int, stop: int,
+    g_th: Any, x_th: Any, leaves_tp: Any, order_t: Any, neurons: Neurons, gradients: Gradients,
+    p: int, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """Tree `p`, columns `start` to `stop` of its gradients: the sum over all tokens in the order `order_t`.
+    """Tree `p`, columns `start` to `stop` of its `gradients`: the sum over all tokens in the order `order_t`.
 
     The chunk that holds column 0 also adds up the bias gradient.
     """
+    _, activations_tpd, grad_logits_tpd = neurons
+    grad_w_in_nh, grad_b_in_n, grad_w_out_nh = gradients
     levels = grad_logits_tpd.shape[2]
     tokens = order_t.size
     item = g_th.itemsize
@@ -140,14 +142,10 @@ def add_weight_gradients(
                 end = i + 1
                 while end < count and node_i[end] == node:
                     end += 1
-                weighted_sum(
-                    g_th, g_th, x_rows.ctypes.data + 8 * i, ds_i.ctypes.data + item * i, end - i, columns,
-                    grad_w_in_at + node * row, False, False,
-                )  # fmt: skip
-                weighted_sum(
-                    g_th, g_th, g_rows.ctypes.data + 8 * i, a_i.ctypes.data + item * i, end - i, columns,
-                    grad_w_out_at + node * row, False, False,
-                )  # fmt: skip
+                rows = Rows(x_rows.ctypes.data + 8 * i, ds_i.ctypes.data + item * i, end - i, columns)
+                weighted_sum(g_th, g_th, rows, grad_w_in_at + node * row, False, False)
+                rows = Rows(g_rows.ctypes.data + 8 * i, a_i.ctypes.data + item * i, end - i, columns)
+                weighted_sum(g_th, g_th, rows, grad_w_out_at + node * row, False, False)
                 i = end
             for i in range(count):
                 node_i[i] = (node_i[i] - 1) >> 1

@@ -20,6 +20,7 @@ from .activation import gelu_into
 from .adding import add_paths, round_rows
 from .compilation import kernel
 from .descent import route, routing_space
+from .records import Met, Output, Paths, Tokens, Tree, Trees
 from .vectors import fence, pointer_to
 
 __all__ = ["forward_chunk"]
@@ -37,14 +38,14 @@ ROWS_PER_SWEEP = 12
 
 @kernel
 def forward_chunk(
-    like: Any, like_logits: Any, x_at: int, w_in_at: int, b_in_at: int, w_out_at: int, y_at: int,
-    logits_at: int, leaves_at: int, start: int, stop: int, trees: int, nodes: int, hidden: int,
-) -> None:  # fmt: skip
+    like: Any, like_logits: Any, addresses: Any, start: int, stop: int, trees: int, nodes: int, hidden: int
+) -> None:
     """Tokens `start` to `stop` of x (tokens, H) through all trees: their rows of y, logits and leaves.
 
-    x, w_in, w_out and y lie in the storage of `like`, biases and logits in that of `like_logits`. `logits_at`
-    and `leaves_at` may be 0: they are then not kept.
+    `addresses` are those of x, w_in, b_in, w_out, y, logits and leaves. x, w_in, w_out and y lie in the storage of
+    `like`, biases and logits in that of `like_logits`. The last two may be 0: they are then not kept.
     """
+    x_at, w_in_at, b_in_at, w_out_at, y_at, logits_at, leaves_at = addresses
     levels = 0
     while (1 << levels) <= nodes:
         levels += 1
@@ -70,31 +71,29 @@ def forward_chunk(
     space = routing_space(size, levels, like_logits)
     for first in range(start, stop, block):
         tokens = min(block, stop - first)
+        order = order_t[:tokens]
         for group in range(0, trees, together):
             count = min(together, trees - group)
             width = count * levels
-            activations_tk = activations_k[: tokens * width].reshape(tokens, width)
             for t in range(tokens):
-                order_t[t] = t
+                order[t] = t
             for p in range(count):
                 # Each tree orders the tokens by its leaves without undoing more of the order before than it must.
                 route(
-                    like, x_at + first * row, w_in_at + (group + p) * tree, biases_pn[group + p], hidden, row,
-                    levels, logits_k[p * levels :], width, leaves_pt[p, :tokens], order_t[:tokens],
-                    group + p == 0, space,
-                )  # fmt: skip
+                    Tree(like, w_in_at + (group + p) * tree, biases_pn[group + p], hidden, row, levels),
+                    Tokens(x_at + first * row, order, group + p == 0),
+                    Met(logits_k[p * levels :], width, leaves_pt[p, :tokens]),
+                    space,
+                )
             gelu_into(logits_k[: tokens * width], activations_k[: tokens * width])
+            rows = Trees(like, w_out_at + group * tree, tree, row, hidden, levels)
+            activations_tk = activations_k[: tokens * width].reshape(tokens, width)
+            paths = Paths(activations_tk, leaves_pt[:count], order)
             if narrow:
-                add_paths(
-                    like, like_logits, w_out_at + group * tree, tree, hidden, row, tokens, levels, activations_tk,
-                    leaves_pt[:count], order_t, sums.ctypes.data, hidden * like_logits.itemsize, group == 0, stream,
-                    AHEAD_BYTES,
-                )  # fmt: skip
+                output = Output(like_logits, sums.ctypes.data, hidden * like_logits.itemsize)
+                add_paths(rows, paths, output, group == 0, stream, AHEAD_BYTES)
             else:
-                add_paths(
-                    like, like, w_out_at + group * tree, tree, hidden, row, tokens, levels, activations_tk,
-                    leaves_pt[:count], order_t, y_at + first * row, row, group == 0, stream, AHEAD_BYTES,
-                )  # fmt: skip
+                add_paths(rows, paths, Output(like, y_at + first * row, row), group == 0, stream, AHEAD_BYTES)
             if logits_at:
                 kept = carray(pointer_to(logits_at, like_logits), (stop, trees * levels))
                 for t in range(tokens):
@@ -106,6 +105,6 @@ def forward_chunk(
                     for p in range(count):
                         kept_leaves[first + t, group + p] = leaves_pt[p, t]
         if narrow:
-            round_rows(like, sums, y_at + first * row, row, tokens, hidden)
+            round_rows(sums, Output(like, y_at + first * row, row), tokens)
     if stream:
         fence()

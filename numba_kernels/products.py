@@ -18,7 +18,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compilation import kernel
-from .vectors import BYTE, I64, Storage, fused, splat, sum_lanes
+from .records import Rows
+from .vectors import BYTE, I64, Storage, added, fused, splat, sum_lanes
 
 __all__ = ["dots_1x1", "dots_1x4", "dots_3x2", "dots_4x1", "dots_pairwise_4", "weighted_sum"]
 
@@ -34,6 +35,8 @@ def row_loop(
 
     Returns the last `carried`, and the item reached. Without `rest` the last items are left to another loop.
     """
+    # C: for (; item + step <= hidden; item += step) body(item, false);
+    #    if (rest && item < hidden) body(item, true);
     function = builder.function
     head, full, middle = (function.append_basic_block(name) for name in ("head", "full", "middle"))
     entry = builder.block
@@ -90,6 +93,15 @@ def _dots(cells: list[tuple[int, int]]) -> Any:
             x = [builder.inttoptr(builder.extract_value(xs_at, i), pointer) for i in range(tokens)]
             w = [builder.inttoptr(builder.extract_value(ws_at, i), pointer) for i in range(rows)]
 
+            # C, where sums[4][LANES] of each cell start at 0 and lanes behind the row's end read 0:
+            #    for (item = 0; item < hidden; item += 4 * LANES)
+            #        for (k = 0; k < 4; k++)
+            #            for (cell = 0; cell < cells; cell++)
+            #                for (lane = 0; lane < LANES; lane++) {
+            #                    i = item + k * LANES + lane;
+            #                    sums[cell][k][lane] = fmaf(x[token][i], w[row][i], sums[cell][k][lane]);
+            #                }
+            #    out[cell] = sum_lanes((sums[cell][0] + sums[cell][2]) + (sums[cell][1] + sums[cell][3]));
             def body(item: Any, sums: list[Any], masked: bool) -> list[Any]:
                 updated = list(sums)
                 for k in range(RUNNING_SUMS):
@@ -107,7 +119,7 @@ def _dots(cells: list[tuple[int, int]]) -> Any:
             out_pointer = builder.inttoptr(out_at, storage.scalar.as_pointer())
             for cell in range(len(cells)):
                 a, b, c, d = sums[cell * RUNNING_SUMS : (cell + 1) * RUNNING_SUMS]
-                total = sum_lanes(builder, builder.fadd(builder.fadd(a, c), builder.fadd(b, d)))
+                total = sum_lanes(builder, added(builder, added(builder, a, c), added(builder, b, d)))
                 builder.store(total, builder.gep(out_pointer, [ir.Constant(I64, cell)]))
             return context.get_dummy_value()
 
@@ -150,6 +162,12 @@ def _weighted_rows(*, first: bool, stream: bool) -> Any:
             y = builder.inttoptr(y_address, BYTE.as_pointer())
             one = ir.Constant(I64, 1)
 
+            # C, where LANES * 12 sums at a time, then LANES * 4, stand in registers:
+            #    for (item = 0; item < hidden; item++) {
+            #        sum = first ? weights[0] * rows[0][item] : y[item];
+            #        for (i = first; i < count; i++) sum = fmaf(weights[i], rows[i][item], sum);
+            #        y[item] = sum;
+            #    }
             def piece(item: Any, vectors_in_piece: int, masked: bool) -> list[Any]:
                 places = [builder.add(item, ir.Constant(I64, k * storage.lanes)) for k in range(vectors_in_piece)]
                 masks = [storage.mask(builder, builder.sub(length, at)) if masked else None for at in places]
@@ -208,16 +226,15 @@ stream_rows = _weighted_rows(first=True, stream=True)
 
 
 @kernel
-def weighted_sum(
-    like: Any, like_y: Any, rows_at: int, weights_at: int, rows: int, hidden: int, y_at: int, first: bool, stream: bool
-) -> None:
-    """y (+)= sum of weight * row over `rows` rows, whose addresses and weights lie at `rows_at` and `weights_at`.
+def weighted_sum(like: Any, like_y: Any, rows: Rows, y_at: int, first: bool, stream: bool) -> None:
+    """y (+)= sum of weight * row; rows lie in the storage of `like`, y in that of `like_y` at the address `y_at`.
 
     `first` writes y, else it is added to; `stream` writes it past the caches.
     """
+    rows_at, weights_at, count, hidden = rows
     if not first:
-        add_rows(like, like_y, rows_at, weights_at, rows, hidden, y_at)
+        add_rows(like, like_y, rows_at, weights_at, count, hidden, y_at)
     elif stream:
-        stream_rows(like, like_y, rows_at, weights_at, rows, hidden, y_at)
+        stream_rows(like, like_y, rows_at, weights_at, count, hidden, y_at)
     else:
-        write_rows(like, like_y, rows_at, weights_at, rows, hidden, y_at)
+        write_rows(like, like_y, rows_at, weights_at, count, hidden, y_at)

@@ -33,6 +33,7 @@ def _quantize(typingctx: Any, like: Any, x_at: Any, result_at: Any, count: Any, 
         # Conversion cuts off what is behind the point, and all sums are positive: the half makes it rounding.
         offsets = splat(builder, ir.Constant(storage.scalar, ZERO + 0.5), storage.lanes)
 
+        # C: for (item = 0; item < count; item++) result[item] = (uint8_t)(int)fmaf(x[item], scale, 128.5f);
         def body(item: Any, _: list[Any], masked: bool) -> list[Any]:
             mask = storage.mask(builder, builder.sub(length, item)) if masked else None
             numbers = fused(builder, storage.load(builder, x, item, mask), factors, offsets)

@@ -4,6 +4,8 @@ Numba's own loops leave the width of a vector and the number of running sums to 
 many processors and changes its mind with the loop's shape. A dot product of this package must come out bit for
 bit the same in whatever company it is computed, so its order of summation is written down here.
 
+Each function that writes instructions says beside them what they are in C; `docs/kernels.md` shows whole loops.
+
 Storage types, by the dtype of a `like` array: float32, float64, and uint16 for the bits of bfloat16. bfloat16 is
 widened to float32 as it is loaded, and rounded to nearest even as it is stored.
 """
@@ -16,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["Storage", "declare", "fence", "fused", "pointer_to", "prefetch", "splat", "sum_lanes"]
+__all__ = ["Storage", "added", "declare", "fence", "fused", "pointer_to", "prefetch", "splat", "sum_lanes"]
 
 BYTE = ir.IntType(8)
 I32 = ir.IntType(32)
@@ -54,12 +56,13 @@ class Storage:
         return ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
 
     def mask(self, builder: Any, left: Any) -> Any:
-        """The first `left` (i64) lanes, for the end of a row."""
+        """The first `left` (i64) lanes, for the end of a row. In C: mask[lane] = lane < left;"""
         lane = ir.Constant(ir.VectorType(I64, self.lanes), [ir.Constant(I64, i) for i in range(self.lanes)])
         return builder.icmp_signed("<", lane, splat(builder, left, self.lanes))
 
     def load(self, builder: Any, base: Any, item: Any, mask: Any = None) -> Any:
         """A vector from item `item` on of the row at `base` (a byte pointer), widened."""
+        # C: value[lane] = mask[lane] ? row[item + lane] : 0; what lies behind the row's end is not touched.
         at = self._at(builder, base, item)
         if mask is None:
             value = builder.load(at)
@@ -70,6 +73,7 @@ class Storage:
             nothing = ir.Constant(self._stored, None)
             value = builder.call(function, [at, ir.Constant(I32, self.item_bytes), mask, nothing])
         if self.narrow:
+            # C: bits = (uint32_t)stored[lane] << 16; memcpy(&value[lane], &bits, 4);
             shift = ir.Constant(self._wide, [16] * self.lanes)
             value = builder.bitcast(builder.shl(builder.zext(value, self._wide), shift), self.vector)
         return value
@@ -78,6 +82,7 @@ class Storage:
         """The opposite. `stream` goes past the caches; the address must then be a multiple of 64 bytes."""
         if self.narrow:
             value = self._narrowed(builder, value)
+        # C: if (mask[lane]) row[item + lane] = value[lane];  with `stream` _mm512_stream_ps(row + item, value);
         at = self._at(builder, base, item)
         if mask is None:
             written = builder.store(value, at)
@@ -99,6 +104,7 @@ class Storage:
         def constant(number: int) -> Any:
             return ir.Constant(self._wide, [number] * self.lanes)
 
+        # C: kept = isnan(value) ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
         bits = builder.bitcast(value, self._wide)
         odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
         rounded = builder.lshr(builder.add(builder.add(bits, constant(0x7FFF)), odd), constant(16))
@@ -108,7 +114,7 @@ class Storage:
 
 
 def splat(builder: Any, scalar: Any, lanes: int) -> Any:
-    """The scalar in every lane."""
+    """The scalar in every lane. In C: vector[lane] = scalar;"""
     vector = ir.VectorType(scalar.type, lanes)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
@@ -116,14 +122,22 @@ def splat(builder: Any, scalar: Any, lanes: int) -> Any:
 
 
 def fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    """x * y + z, in one instruction where the processor has it."""
+    """x * y + z, in one instruction where the processor has it. In C: fmaf(x[lane], y[lane], z[lane])"""
     bits = 32 if isinstance(x.type.element, ir.FloatType) else 64
     function = declare(builder, f"llvm.fmuladd.v{x.type.count}f{bits}", x.type, [x.type] * 3)
     return builder.call(function, [x, y, z])
 
 
+def added(builder: Any, x: Any, y: Any) -> Any:
+    """x + y, in this order of sums and no other. In C: x[lane] + y[lane]"""
+    # To a sum without a flag Numba gives those of the kernel, which let LLVM reorder it: it did.
+    return builder.fadd(x, y, flags=("contract",))
+
+
 def sum_lanes(builder: Any, vector: Any) -> Any:
     """The sum of the lanes: halves are added until one is left."""
+    # C: for (int half = LANES / 2; half > 0; half /= 2)
+    #        for (int lane = 0; lane < half; lane++) vector[lane] += vector[lane + half];
     undefined = ir.Constant(vector.type, ir.Undefined)
     lanes = vector.type.count
     while lanes > 1:
@@ -136,14 +150,14 @@ def sum_lanes(builder: Any, vector: Any) -> Any:
             )
             for start in (0, lanes)
         )
-        vector = builder.fadd(low, high)
+        vector = added(builder, low, high)
         undefined = ir.Constant(vector.type, ir.Undefined)
     return builder.extract_element(vector, ir.Constant(I32, 0))
 
 
 @_intrinsic
 def pointer_to(typingctx: Any, address: Any, like: Any) -> Any:
-    """The address (an integer) as a pointer to `like`'s dtype, for `numba.carray`."""
+    """The address (an integer) as a pointer to `like`'s dtype, for `numba.carray`. In C: (T *)address"""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
@@ -153,7 +167,7 @@ def pointer_to(typingctx: Any, address: Any, like: Any) -> Any:
 
 @_intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
-    """Ask for the cache line at an address."""
+    """Ask for the cache line at an address. In C: __builtin_prefetch((void *)address, 0, 3);"""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], BYTE.as_pointer())
@@ -166,7 +180,7 @@ def prefetch(typingctx: Any, address: Any) -> Any:
 
 @_intrinsic
 def fence(typingctx: Any) -> Any:
-    """Make streamed stores visible to other threads before anything that follows."""
+    """Make streamed stores visible to other threads before anything that follows. In C: _mm_mfence();"""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.fence("seq_cst")

@@ -12,6 +12,7 @@ import numpy as np
 
 from .compilation import kernel
 from .products import dots_1x1, dots_pairwise_4
+from .records import Tree
 
 __all__ = ["LEAF_PLACE", "LOGIT_PLACE", "NODE", "ROOT", "TOKEN", "WALKERS", "walk"]
 
@@ -22,14 +23,12 @@ TOKEN, ROOT, NODE, LOGIT_PLACE, LEAF_PLACE = range(5)
 
 
 @kernel
-def walk(
-    like: Any, w_at: int, biases: Any, hidden: int, row: int, walkers: Any, count: int, levels: int,
-    logits: Any, leaves: Any, out: Any,
-) -> None:  # fmt: skip
+def walk(tree: Tree, walkers: Any, count: int, levels: int, logits: Any, leaves: Any, out: Any) -> None:
     """`walkers` (5, 8), of which there are `count`, go `levels` levels down, the last of them being a leaf's.
 
-    `w_at` and `biases` (flat) are those of all trees, `logits` and `leaves` flat too; `out` is room for 8 logits.
+    `tree` is all that the walkers' roots count in; `logits` and `leaves` are flat, `out` is room for 8 logits.
     """
+    like, w_at, biases, hidden, row, _ = tree
     out_at = out.ctypes.data
     if count == 1:
         root = walkers[ROOT, 0]

@@ -12,6 +12,7 @@ from .gradient import add_weight_gradients, order_by_leaf, token_gradients
 from .layer import forward_chunk
 from .masking import keep_paths as _keep_paths
 from .quantization import quantize
+from .records import Gradients, Neurons
 from .threads import run_chunks
 
 __all__ = ["backward", "forward", "forward_at", "keep_paths", "quantize_at"]
@@ -54,13 +55,13 @@ def forward_at(
         # One token takes 3 us; what stands around this call counts.
         if tokens:
             compute = forward_few if tokens <= MOST_TOKENS else forward_chunk
-            compute(like, like_logits, *addresses, 0, tokens, trees, nodes, hidden)
+            compute(like, like_logits, addresses, 0, tokens, trees, nodes, hidden)
         return
     chunks = _chunks(tokens, threads, trees * nodes.bit_length() * hidden)
     compute = forward_few if chunks[0][1] <= MOST_TOKENS else forward_chunk
 
     def work(chunk: int) -> None:
-        compute(like, like_logits, *addresses, *chunks[chunk], trees, nodes, hidden)
+        compute(like, like_logits, addresses, *chunks[chunk], trees, nodes, hidden)
 
     run_chunks(work, len(chunks), threads)
 
@@ -179,13 +180,12 @@ def backward(
     if leaves.size and not (nodes // 2 <= leaves.min() and leaves.max() < nodes):
         raise ValueError("leaves holds an index that is no leaf of the tree")
     grad_x = np.empty_like(x)
-    activations = np.empty_like(logits)
-    grad_logits = np.empty_like(logits)
+    neurons = Neurons(logits, np.empty_like(logits), np.empty_like(logits))
 
     chunks = _chunks(tokens, threads, trees * nodes.bit_length() * hidden)
 
     def per_token(chunk: int) -> None:
-        token_gradients(grad_y, w_in, w_out, logits, leaves, grad_x, activations, grad_logits, *chunks[chunk])
+        token_gradients(grad_y, w_in, w_out, leaves, neurons, grad_x, *chunks[chunk])
 
     run_chunks(per_token, len(chunks), threads)
     grad_w_in, grad_w_out = np.empty_like(w_in), np.empty_like(w_out)
@@ -198,10 +198,8 @@ def backward(
         p, column_chunk = divmod(chunk, slices)
         start = column_chunk * columns
         stop = min(start + columns, hidden)
-        add_weight_gradients(
-            grad_y, x, activations, grad_logits, leaves, orders[p],
-            grad_w_in[p], grad_b_in[p], grad_w_out[p], p, start, stop,
-        )  # fmt: skip
+        gradients = Gradients(grad_w_in[p], grad_b_in[p], grad_w_out[p])
+        add_weight_gradients(grad_y, x, leaves, orders[p], neurons, gradients, p, start, stop)
 
     run_chunks(per_columns, trees * slices, threads)
     return grad_x, grad_w_in, grad_b_in, grad_w_out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 # One thread pool a process; the suite's own parallelism is the machine's.
@@ -21,6 +22,8 @@ from ufbert import UltraFastBertConfig
 
 if TYPE_CHECKING:
     from ufbert.pretraining.run_folder import RunPlan
+# Whether the kernels are still to be compiled depends on what ran before; no test counts that line.
+logging.getLogger("ufbert.numba_kernels").setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="session")

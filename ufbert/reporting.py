@@ -9,7 +9,6 @@ import functools
 import logging
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -52,11 +51,17 @@ def progress(*extra_columns: str) -> Progress:
     )
 
 
+class _NoteHandler(logging.Handler):
+    """A log line as a note. Rich's own handler breaks it into lines of 80 characters where there is no terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(self.format(record))
+
+
 def show_log() -> None:
     """Send the package's log lines (kernel compilation, fallbacks) to the console."""
     logger = logging.getLogger("ufbert")
     if not logger.handlers:
-        handler = RichHandler(console=console(), show_time=False, show_path=False, show_level=False)
-        logger.addHandler(handler)
+        logger.addHandler(_NoteHandler())
         logger.setLevel(logging.INFO)
         logger.propagate = False

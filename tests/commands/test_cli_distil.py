@@ -122,6 +122,21 @@ def test_trees_are_not_made_of_trees(
     assert "its feedforward layers are trees already (1 of depth 3)" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--trees", "2", "--depth", "2", "--corpus", "embedded"], "has no feedforward layers that could become trees"),
+        (["--to", "dense"], "has no feedforward layers; every BERT-family class of transformers has them"),
+    ],
+)
+def test_nothing_is_made_of_no_feedforward_layers(
+    options: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dense_model(tmp_path / "none", feedforward="none")
+    code, err = run_convert(capsys, tmp_path / "none", tmp_path / "out", *options)
+    assert (code, text in err, len(err.strip().splitlines())) == (1, True, 1), err
+
+
 @pytest.mark.parametrize(("rows", "where"), [(6, "other documents"), (1, "the same documents")])
 def test_report_and_card_say_from_which_documents_the_held_out_texts_are(
     rows: int, where: str, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -31,7 +31,7 @@ def run_convert(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> t
     return int(exit_.value.code or 0), captured.err
 
 
-def write_dense_model(folder: Path) -> None:
+def write_dense_model(folder: Path, feedforward: str = "dense") -> None:
     """A small dense post-norm model with its tokenizer, as `convert` makes of a BERT."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(TEXTS, 200, min_frequency=1)
@@ -41,7 +41,7 @@ def write_dense_model(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=32,
-        feedforward="dense",
+        feedforward=feedforward,
         intermediate_size=64,
         norm_position="post",
         final_norm=False,

@@ -109,6 +109,8 @@ def distil(
 def check_distillable(loaded: LoadedCheckpoint, trees: int, depth: int) -> None:
     """Raise unless trees of that shape can be made of this model."""
     config = loaded.model.config
+    if config.feedforward == "none":
+        raise CheckpointError(f"{loaded.name}: has no feedforward layers that could become trees")
     if config.feedforward != "dense":
         raise CheckpointError(
             f"{loaded.name}: its feedforward layers are trees already ({config.trees} of depth {config.depth}); "

@@ -1,0 +1,110 @@
+"""The C of `docs/kernels.md` gives the kernels' bits: what the page shows is what the hand-built loops do."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from llvmlite import binding
+
+from ufbert import numba_kernels
+from ufbert.numba_kernels.activation import gelu_into
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "kernels.md"
+HIDDEN = 333  # whole pieces, a smaller one, and a rest
+Floats = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def c(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    if not binding.get_host_cpu_features().get("fma", True):
+        pytest.skip("this processor rounds a product before it is added")
+    folder = tmp_path_factory.mktemp("c")
+    source, library = folder / "kernels.c", folder / "kernels.so"
+    source.write_text("\n".join(re.findall(r"```c\n(.*?)```", PAGE.read_text(), re.S)))
+    strict = ["-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
+    subprocess.run([compiler, *strict, "-shared", "-fPIC", str(source), "-o", str(library), "-lm"], check=True)
+    loaded = ctypes.CDLL(str(library))
+    loaded.dot.restype = loaded.widened.restype = ctypes.c_float
+    loaded.narrowed.restype = ctypes.c_uint16
+    loaded.quantized.restype = ctypes.c_uint8
+    return loaded
+
+
+def at(array: npt.NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def layer(tokens: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """x, w_in, b_in, w_out of one tree of depth 2 without biases."""
+    generator = np.random.default_rng(5)
+
+    def draw(*shape: int) -> Floats:
+        return generator.standard_normal(shape, dtype=np.float32)
+
+    return draw(tokens, HIDDEN), draw(1, 7, HIDDEN), np.zeros((1, 7), np.float32), draw(1, 7, HIDDEN)
+
+
+def path(leaf: int) -> list[int]:
+    return [0, (leaf - 1) // 2, leaf]
+
+
+def summed(c: ctypes.CDLL, rows: list[Floats], logits: Floats) -> Floats:
+    activations = np.empty_like(logits)
+    gelu_into(logits, activations)
+    addresses = np.array([row.ctypes.data for row in rows])
+    y = np.empty(HIDDEN, np.float32)
+    c.weighted_sum(at(addresses), at(activations), ctypes.c_long(len(rows)), ctypes.c_long(HIDDEN), at(y), 1)
+    return y
+
+
+@pytest.mark.parametrize("tokens", [5, 50])  # walking in eights, and together
+def test_products_and_sums_of_rows(c: ctypes.CDLL, tokens: int) -> None:
+    x, w_in, b_in, w_out = layer(tokens)
+    y, logits, leaves = numba_kernels.forward(x, w_in, b_in, w_out)
+    for t in range(tokens):
+        nodes = path(int(leaves[t, 0]))
+        dots = [c.dot(at(x[t]), at(w_in[0, node]), ctypes.c_long(HIDDEN)) for node in nodes]
+        np.testing.assert_array_equal(np.array(dots, np.float32), logits[t, 0])
+        np.testing.assert_array_equal(summed(c, [w_out[0, node] for node in nodes], logits[t, 0]), y[t])
+
+
+def test_bfloat16_and_bytes(c: ctypes.CDLL) -> None:
+    def narrow(array: Floats) -> npt.NDArray[np.uint16]:
+        numbers = [c.narrowed(ctypes.c_float(number)) for number in array.ravel().tolist()]
+        return np.array(numbers, np.uint16).reshape(array.shape)
+
+    def wide(array: npt.NDArray[np.uint16]) -> Floats:
+        numbers = [c.widened(ctypes.c_uint16(number)) for number in array.ravel().tolist()]
+        return np.array(numbers, np.float32).reshape(array.shape)
+
+    x, w_in, b_in, w_out = layer(3)
+    x[2, 7] = np.nan
+    stored = [narrow(array) for array in (x, w_in, w_out)]
+    y = np.empty_like(stored[0])
+    logits, leaves = np.empty((3, 1, 3), np.float32), np.empty((3, 1), np.int64)
+    operands = (stored[0], stored[1], b_in, stored[2], y, logits, leaves)
+    addresses = tuple(array.ctypes.data for array in operands)
+    numba_kernels.forward_at("bfloat16", addresses, 3, 1, 7, HIDDEN, 1)
+    rows = wide(stored[2])[0]
+    for t in range(2):
+        whole = summed(c, [rows[node] for node in path(int(leaves[t, 0]))], logits[t, 0])
+        np.testing.assert_array_equal(narrow(whole), y[t])
+    assert np.isnan(wide(y[2])).all()
+    assert np.isnan(wide(narrow(np.array([np.nan], np.float32)))).all()
+    numbers = stored[0][:2].copy()
+    scale = float(np.float32(100 / np.abs(wide(numbers)).max()))
+    result = np.empty(numbers.shape, np.uint8)
+    numba_kernels.quantize_at(numbers.ctypes.data, result.ctypes.data, numbers.size, scale)
+    expected = [c.quantized(ctypes.c_float(number), ctypes.c_float(scale)) for number in wide(numbers).ravel().tolist()]
+    np.testing.assert_array_equal(result.ravel(), np.array(expected, np.uint8))
