@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,19 +112,20 @@ class ModelRunner:
         }
 
     def take_apart(self, batches: Sequence[Any], dtype: str, steps: int) -> dict[str, float]:
-        """Seconds of a step by part, as the mean of `steps` after one to warm up; empty for compiled layers."""
+        """Seconds of a step by part, each the median of `steps` after one to warm up; empty for compiled layers."""
         if self.variant.compiled:
             return {}
         timers = StepTimers(self.model, self.device)
+        taken: list[dict[str, float]] = []
         try:
             for number in range(steps + 1):
-                if number == 1:
-                    timers.seconds = dict.fromkeys(STEP_PARTS, 0.0)
-                taken = batches[number % len(batches)]
-                timers.take(functools.partial(self.loss, taken, dtype), self.after_backward())
+                timers.seconds = dict.fromkeys(STEP_PARTS, 0.0)
+                batch = batches[number % len(batches)]
+                timers.take(functools.partial(self.loss, batch, dtype), self.after_backward())
+                taken.append(timers.seconds)
         finally:
             timers.detach()
-        return {part: seconds / steps for part, seconds in timers.seconds.items()}
+        return {part: statistics.median(seconds[part] for seconds in taken[1:]) for part in STEP_PARTS}
 
     def saved_bytes(self, batch: tuple[torch.Tensor, ...], dtype: str) -> int:
         """What all feedforward layers keep of a batch for its backward pass."""

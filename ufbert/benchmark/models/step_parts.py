@@ -16,8 +16,13 @@ __all__ = ["STEP_PARTS", "StepTimers", "saved_by_feedforward"]
 
 MODULES = ("embedding", "norm", "projections", "attention", "feedforward", "head")
 REST = "rest"
-PASSES = ("forward", "backward")
-STEP_PARTS = (*(f"{p} {m}" for p in PASSES for m in (*MODULES, REST)), "clip", "AdamW", "zero_grad")
+STEP_PARTS = (
+    *(f"forward {module}" for module in (*MODULES, REST)),
+    *(f"backward {module}" for module in (*MODULES[1:], REST)),
+    "clip",
+    "AdamW",
+    "zero_grad",
+)
 """`attention` is without its projections; a backward `rest` holds the embedding's gradient and the residual sums."""
 
 

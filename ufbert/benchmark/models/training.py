@@ -32,7 +32,7 @@ SPECIAL_IDS, MASK_ID = (0, 1, 2, 3, 4), 4
 BATCHES_OF_INPUT = 8
 # Tokens whose paths are counted.
 PATH_TOKENS = 4096
-STEPS_TAKEN_APART = 3
+STEPS_TAKEN_APART = 5
 
 
 class ModelBenchmark:
