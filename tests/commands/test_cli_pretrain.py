@@ -99,6 +99,26 @@ def test_a_run_from_text_to_filled_masks(capfd: pytest.CaptureFixture[str]) -> N
     assert main_infers("runs/pretrain") == 1
 
 
+def test_a_preset_is_trained_and_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("ufbert.toml").write_text("[model]\nhidden_size = 32\nnum_labels = 3\n[data]\ncache_dir = 'cache'\n")
+    assert run("--preset", "tiny", "--corpus", "corpus.txt", "--steps", "1", "--no-plot", "--out", "run") == 0
+    settings = tomli.loads(Path("run/settings.toml").read_text())
+    assert settings["training"]["steps"] == 1
+    assert [settings["model"][key] for key in ("hidden_size", "depth", "num_labels")] == [64, 4, 3]
+    assert main_infers("run") == 1
+    assert run("--resume", "--out", "run", "--preset", "tiny", "--steps", "1") == 0  # nothing differs
+    capfd.readouterr()
+    assert run("--preset", "tiny", "--show") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    Path("shown.toml").write_text(out)
+    assert tomli.loads(out)["model"]["depth"] == 4
+    assert "# " in out
+    options = ["--corpus", "corpus.txt", "--steps", "1", "--no-plot", "--out", "again"]
+    assert run("--config", "shown.toml", *options) == 0
+    assert Path("again/settings.toml").read_text() == Path("run/settings.toml").read_text()
+
+
 def main_infers(checkpoint: str) -> int:
     """Lines of `ufbert infer` on one masked sentence."""
     Path("masked.txt").write_text("the cat [MASK] on the red chair.\n", encoding="utf-8")
@@ -230,6 +250,9 @@ def test_resume_finds_the_last_run_and_names_what_differs(capfd: pytest.CaptureF
         (["--out", "full"], "full: already exists; choose another --out for the run, or remove it"),
         (["--out", "corpus.txt/run"], "corpus.txt"),
         (["--tokenizer", "absent"], "absent: no tokenizer there"),
+        (["--preset", "crammed"], "--preset crammed: no such preset; known: crammed-1x11, crammed-dense, small, tiny"),
+        (["--show"], "--show prints a preset; name it with --preset: crammed-1x11, crammed-dense, small, tiny"),
+        (["--preset", "huge", "--show"], "--preset huge: no such preset; known: crammed-1x11, "),
         (["--device", "tpu"], "--device: training.device must be one of auto, cpu, cuda"),
         (["--set", "model.depth=30"], "depth 30 with 1 trees"),
     ],

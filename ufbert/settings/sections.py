@@ -1,7 +1,7 @@
 """What a run is: the sections of `ufbert.toml` as dataclasses with their defaults, checked.
 
 The default model is a small one, so that a run without arguments ends in minutes;
-`recipes/crammed-1x11.toml` is the paper's recipe. `toml.py` reads and writes them.
+the preset `crammed-1x11` is the paper's recipe. `toml.py` reads and writes them.
 """
 
 from __future__ import annotations
