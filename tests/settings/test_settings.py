@@ -132,6 +132,30 @@ def test_command_line_over_config_over_preset_over_folder() -> None:
     assert (model.depth, model.num_hidden_layers, model.hidden_size, model.num_labels) == (6, 5, 64, 7)
 
 
+PAPERS_FAMILY = {
+    **{"3072x0": 3072, "1536x1": 4608, "512x2": 3584, "256x3": 3840, "128x4": 3968, "64x5": 4032, "32x6": 4064},
+    **{"16x7": 4080, "8x8": 4088, "4x9": 4092, "2x10": 4094, "1x11": 4095},
+}
+
+
+@pytest.mark.parametrize(("shape", "neurons"), PAPERS_FAMILY.items())
+def test_the_papers_family_is_one_setting_away(shape: str, neurons: int) -> None:
+    for preset in ("crammed-1x11", "crammed-dense"):
+        settings = load_settings(None, [f"model.shape={shape}"], preset=preset)
+        assert (f"{settings.model.trees}x{settings.model.depth}", settings.model.feedforward) == (shape, "fff")
+        assert settings.model.neurons_available == neurons
+        assert load_settings(write("own.toml", settings_to_toml(settings))) == settings
+
+
+def test_a_shape_in_a_file_outranks_lower_files_and_gives_way_to_higher_ones() -> None:
+    write("ufbert.toml", "[model]\ntrees = 3\ndepth = 2\nfeedforward = 'none'\n")
+    config = write("own.toml", "[model]\nhidden_size = 64\nshape = '5x4'\n")
+    model = load_settings(config).model
+    assert (model.trees, model.depth, model.feedforward, model.hidden_size) == (5, 4, "fff", 64)
+    assert load_settings(config, ["model.depth=1"]).model.depth == 1
+    assert load_settings(config, ["model.feedforward=none"]).model.feedforward == "none"
+
+
 def test_errors_name_the_preset() -> None:
     with pytest.raises(ConfigError) as error:
         load_settings(preset="tini")
@@ -231,6 +255,11 @@ def test_an_option_clears_the_files_end_and_two_options_are_at_odds() -> None:
         ),
         ("[distillation]\nsteps = -1\n", "own.toml:2: distillation.steps must be at least 0, not -1"),
         ("[finetuning]\nseed = -1\n", "own.toml:2: finetuning.seed must be at least 0, not -1"),
+        ("[model]\nuse_bias = true\nshape = '2x40'\n", "own.toml:3: depth 40 means 2 x"),
+        ("[model]\nshape = '0x4'\n", "own.toml:2: trees must be a whole number of at least 1, not 0"),
+        ("[model]\nshape = [2, 3]\n", "own.toml:2: model.shape must be trees x depth, such as 256x3 or 1x11, not [2,"),
+        ("[model]\nshape = '2x3'\ndepth = 3\n", "own.toml:2: model.shape sets model.depth too; give one of them"),
+        ("[data]\nshape = '2x3'\n", "own.toml:2: unknown key data.shape"),
         ("model.depth = '3'\n", "own.toml:1: model.depth must be a whole number"),
         ("[model]\ndepth = \n", "not valid TOML"),
     ],
@@ -252,6 +281,8 @@ def test_errors_name_file_line_and_key(text: str, message: str) -> None:
         ("model.dept=3", "--set model.dept=3: unknown key model.dept; did you mean depth?"),
         ("run.depth=3", "--set run.depth=3: unknown section 'run'"),
         ("model.depth=deep", "--set model.depth=deep: model.depth must be a whole number, not 'deep'"),
+        ("model.shape=2by3", "--set model.shape=2by3: model.shape must be trees x depth, such as 256x3"),
+        ("model.shap=2x3", "--set model.shap=2x3: unknown key model.shap; did you mean shape?"),
         ("training.batch_size=0", "--set training.batch_size=0: training.batch_size must be at least 1"),
     ],
 )
@@ -259,6 +290,21 @@ def test_errors_name_the_override(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_settings(None, [override])
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("trees=2", "--set model.shape=1x3: model.shape sets model.trees too; give one of them"),
+        ("feedforward=dense", "--set model.shape=1x3: model.shape is of trees, and model.feedforward is 'dense'; give"),
+    ],
+)
+def test_a_shape_beside_what_it_sets_is_refused(other: str, message: str) -> None:
+    for overrides in (["model.shape=1x3", f"model.{other}"], [f"model.{other}", "model.shape=1x3"]):
+        with pytest.raises(ConfigError) as error:
+            load_settings(None, overrides)
+        assert str(error.value).startswith(message)
+    assert load_settings(None, ["model.shape=1x3", "model.feedforward=fff"]).model.depth == 3
 
 
 def test_a_file_that_is_missing_or_not_text() -> None:

@@ -39,12 +39,15 @@ class Layers:
             if not isinstance(values, Mapping):
                 raise ConfigError(f"{where(section)}: {section} must be a table [{section}]")
             hints = typing.get_type_hints(type(getattr(self.base, section)))
-            for name, value in values.items():
+            spelled = _spell_out_shape(values, where) if section == "model" and "shape" in values else {}
+            for name, value in (spelled or values).items():
                 key = f"{section}.{name}"
+                place = where(key if name in values else f"{section}.shape")
                 if name not in hints:
-                    raise ConfigError(f"{where(key)}: unknown key {key}{_suggestion(name, hints)}")
-                self.values[section][name] = _typed(value, hints[name], f"{where(key)}: {key}")
-                self.origins[key] = where(key)
+                    known = [*hints, *(["shape"] if section == "model" else [])]
+                    raise ConfigError(f"{place}: unknown key {key}{_suggestion(name, known)}")
+                self.values[section][name] = _typed(value, hints[name], f"{place}: {key}")
+                self.origins[key] = place
             if section in ENDS:
                 self._settle_end(section, [name for name in ENDS[section] if values.get(name)], where)
 
@@ -77,6 +80,26 @@ class Layers:
                 if key in self.origins:
                     return f"{self.origins[key]}: {text}"
         return text
+
+
+def _spell_out_shape(values: Mapping[str, Any], where: Where) -> dict[str, Any]:
+    """`[model]` with the `feedforward`, `trees` and `depth` that its `shape = "256x3"` stands for.
+
+    The paper names its models so, from 3072x0 (3,072 trees of a single neuron) to 1x11.
+    """
+    shape, place = values["shape"], where("model.shape")
+    match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", shape) if isinstance(shape, str) else None
+    if match is None:
+        raise ConfigError(f"{place}: model.shape must be trees x depth, such as 256x3 or 1x11, not {shape!r}")
+    for name in ("trees", "depth"):
+        if name in values:
+            raise ConfigError(f"{place}: model.shape sets model.{name} too; give one of them")
+    if values.get("feedforward", "fff") != "fff":
+        raise ConfigError(
+            f"{place}: model.shape is of trees, and model.feedforward is {values['feedforward']!r}; give one of them"
+        )
+    rest = {name: value for name, value in values.items() if name != "shape"}
+    return rest | {"feedforward": "fff", "trees": int(match[1]), "depth": int(match[2])}
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
