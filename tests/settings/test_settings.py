@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli
@@ -95,6 +96,7 @@ def test_the_crammed_preset_is_the_papers() -> None:
     assert (training.peak_fraction, training.dropout) == (0.75, 0.0)
     data = settings.data
     assert (data.max_tokens_per_character, data.sequence_length, data.lowercase) == (0.25, 128, True)
+    assert (data.ascii_only, data.deduplicate, data.sort_by_likelihood) == (True, True, True)
     finetuning = settings.finetuning
     assert (finetuning.epochs, finetuning.batch_size, finetuning.learning_rate) == (5, 16, 4e-5)
     assert (finetuning.schedule, finetuning.warmup_fraction, finetuning.weight_decay) == ("cosine", 0.1, 0.0)
@@ -114,7 +116,7 @@ def test_the_dense_twin_differs_in_the_feedforward_layers_alone() -> None:
 
 def test_the_recipe_is_not_changed_by_the_file_that_lies_around() -> None:
     alone = load_settings(preset="crammed-1x11")
-    changed = {
+    changed: dict[str, dict[str, Any]] = {
         "model": {"hidden_size": 64, "trees": 3, "use_bias": True, "layer_norm_eps": 1e-5, "feedforward": "none"},
         "data": {"sequence_length": 64, "lowercase": False},
         "training": {"steps": 3, "gradient_clip": 0.0, "adam_beta2": 0.999, "dropout": 0.1},

@@ -44,8 +44,8 @@ class Layers:
                 key = f"{section}.{name}"
                 place = where(key if name in values else f"{section}.shape")
                 if name not in hints:
-                    known = [*hints, *(["shape"] if section == "model" else [])]
-                    raise ConfigError(f"{place}: unknown key {key}{_suggestion(name, known)}")
+                    names = [*hints, *(["shape"] if section == "model" else [])]
+                    raise ConfigError(f"{place}: unknown key {key}{_suggestion(name, names)}")
                 self.values[section][name] = _typed(value, hints[name], f"{place}: {key}")
                 self.origins[key] = place
             if section in ENDS:
