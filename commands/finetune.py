@@ -18,7 +18,7 @@ from ufbert.settings.sections import FinetuningSettings
 
 from .command_line import command_line
 from .one_process import run_on_one_process
-from .shared_options import ConfigOption, RevisionOption, SetOption
+from .shared_options import ConfigOption, PresetOption, RevisionOption, SetOption
 
 __all__ = ["finetune"]
 
@@ -109,6 +109,7 @@ def finetune(
         int | None,
         typer.Option(help="Seed of the new head, the order, dropout and samples.", show_default=str(DEFAULTS.seed)),
     ] = None,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -148,7 +149,7 @@ def finetune(
     request = FinetuningRequest(
         checkpoint,
         data_request,
-        load_settings(config, set_ or [], options=options).finetuning,
+        load_settings(config, set_ or [], options=options, preset=preset).finetuning,
         out=out,
         revision=revision,
         tokenizer=tokenizer,

@@ -9,7 +9,7 @@ import typer
 
 from ufbert.settings.sections import TrainingSettings
 
-from .shared_options import ConfigOption, SetOption
+from .shared_options import ConfigOption, PresetOption, SetOption
 
 __all__ = ["pretrain"]
 
@@ -21,6 +21,10 @@ def pretrain(
         list[str] | None,
         typer.Argument(metavar="[TEXT...]", help="Corpora, the same as --corpus; what the shell makes of a glob."),
     ] = None,
+    preset: PresetOption = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the settings of --preset, a TOML file for --config, and end.")
+    ] = False,
     config: ConfigOption = None,
     corpus: Annotated[
         list[str] | None,
@@ -79,6 +83,9 @@ def pretrain(
     Writes a checkpoint folder that the other commands read, with the training state beside the weights.
     Ctrl-C and SIGTERM save before it stops; --resume continues. Several processes: torchrun -m ufbert pretrain ...
     """
+    if show:
+        _show(preset)
+        return
     from ufbert.pretraining.run import pretrain as run
     from ufbert.pretraining.run_folder import plan_run
     from ufbert.reporting import note, show_log
@@ -95,8 +102,17 @@ def pretrain(
         "training.device": device,
         "training.seed": seed,
     }
-    plan = plan_run(out, resume=resume, config=config, overrides=set_ or [], options=options)
+    plan = plan_run(out, resume=resume, config=config, overrides=set_ or [], options=options, preset=preset)
     report = run(plan, plot=plot)
     for line in report.lines():
         note(line)
     raise typer.Exit(report.exit_code)
+
+
+def _show(preset: str | None) -> None:
+    from ufbert.errors import ConfigError
+    from ufbert.settings.presets import preset_names, preset_text
+
+    if preset is None:
+        raise ConfigError(f"--show prints a preset; name it with --preset: {', '.join(preset_names())}")
+    typer.echo(preset_text(preset), nl=False)

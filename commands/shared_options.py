@@ -7,10 +7,20 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ConfigOption", "RevisionOption", "SetOption"]
+from ufbert.settings.presets import preset_names
+
+__all__ = ["ConfigOption", "PresetOption", "RevisionOption", "SetOption"]
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file with settings, over those of ./ufbert.toml.")
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help=f"Ready settings, over those of ./ufbert.toml and under --config: {', '.join(preset_names())}.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -161,6 +161,7 @@ def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
         for file in python_files(folder)
     }
     expected |= {f"ufbert/cuda/{file.name}" for pattern in ("*.cu", "*.cuh") for file in (ROOT / "cuda").glob(pattern)}
+    expected |= {f"ufbert/settings/presets/{name}.toml" for name in ("crammed-1x11", "crammed-dense", "small", "tiny")}
     assert {name for name in names if ".dist-info/" not in name} == expected | {"ufbert/py.typed"}
 
 

@@ -94,6 +94,20 @@ def test_own_files_from_end_to_end(run: Finetune, here: Path) -> None:
     assert "--learning-rate 0.01" in card
 
 
+def test_a_preset_over_the_folders_file_and_under_the_options(run: Finetune, here: Path) -> None:
+    (here / "ufbert.toml").write_text("[finetuning]\nepochs = 1\nseed = 5\n")
+    code, shown = run(*FILES, "--out", "out", "--preset", "tiny", "--batch-size", "60", "--device", "cpu")
+    assert code == 0, shown
+    rows = [json.loads(line) for line in (here / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["epoch"] for row in rows if "epoch" in row) == 2
+    assert max(row["step"] for row in rows if "step" in row) == 4  # 120 rows in batches of 60
+    code, shown = run(*FILES, "--preset", "tinny")
+    assert (code, shown) == (
+        1,
+        "error: --preset tinny: no such preset; known: crammed-1x11, crammed-dense, small, tiny\n",
+    )
+
+
 def test_a_glue_folder_and_the_default_place(run: Finetune, here: Path) -> None:
     (here / "glue/SST-2").mkdir(parents=True)
     for name in ("train", "dev"):

@@ -99,6 +99,47 @@ def test_a_run_from_text_to_filled_masks(capfd: pytest.CaptureFixture[str]) -> N
     assert main_infers("runs/pretrain") == 1
 
 
+def test_a_preset_is_trained_and_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("ufbert.toml").write_text("[model]\nhidden_size = 32\nnum_labels = 3\n[data]\ncache_dir = 'cache'\n")
+    assert run("--preset", "tiny", "--corpus", "corpus.txt", "--steps", "1", "--no-plot", "--out", "run") == 0
+    settings = tomli.loads(Path("run/settings.toml").read_text())
+    assert settings["training"]["steps"] == 1
+    assert [settings["model"][key] for key in ("hidden_size", "depth", "num_labels")] == [64, 4, 3]
+    assert main_infers("run") == 1
+    assert run("--resume", "--out", "run", "--preset", "tiny", "--steps", "1") == 0  # nothing differs
+    capfd.readouterr()
+    assert run("--preset", "tiny", "--show") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    Path("shown.toml").write_text(out)
+    assert tomli.loads(out)["model"]["depth"] == 4
+    assert "# " in out
+    options = ["--corpus", "corpus.txt", "--steps", "1", "--no-plot", "--out", "again"]
+    assert run("--config", "shown.toml", *options) == 0
+    assert Path("again/settings.toml").read_text() == Path("run/settings.toml").read_text()
+
+
+def test_the_crammed_data_settings_and_a_resumed_run(capfd: pytest.CaptureFixture[str]) -> None:
+    texts = [" ".join(SENTENCES[(i + j) % 3] for j in range(5)) + f" caf\u00e9 {i}" for i in range(100)]
+    Path("corpus.txt").write_text("\n\n".join([*texts, *texts[:7]]) + "\n", encoding="utf-8")
+    options = ["--config", "tiny.toml", "--no-plot", "--set", "data.deduplicate=true"]
+    options += ["--set", "data.sort_by_likelihood=true", "--set", "data.ascii_only=true"]
+    assert run(*options, "--steps", "2", "--out", "run") == 0
+    assert "; dropped: 7 documents seen before\n" in capfd.readouterr().err
+    settings = tomli.loads(Path("run/settings.toml").read_text())["data"]
+    assert [settings[key] for key in ("deduplicate", "sort_by_likelihood", "ascii_only")] == [True] * 3
+    state = Path("run/training/state.json")
+    state.write_text(json.dumps({**json.loads(state.read_text()), "complete": False}))
+    assert run("--resume", "--out", "run", "--set", "data.sort_by_likelihood=false") == 1
+    assert "this run has data.sort_by_likelihood = True, not False; resume it without" in error_of(capfd)
+    assert run("--resume", "--out", "run", "--no-plot") == 0
+    Path("foreign.txt").write_text("the caf\u00e9\u2019s [MASK] \u4e2d\nthe cafes [MASK]\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["infer", "run", "foreign.txt", "--output", "filled.jsonl"])
+    first, second = map(json.loads, Path("filled.jsonl").read_text(encoding="utf-8").splitlines())
+    assert first["masks"] == second["masks"]
+
+
 def main_infers(checkpoint: str) -> int:
     """Lines of `ufbert infer` on one masked sentence."""
     Path("masked.txt").write_text("the cat [MASK] on the red chair.\n", encoding="utf-8")
@@ -230,6 +271,9 @@ def test_resume_finds_the_last_run_and_names_what_differs(capfd: pytest.CaptureF
         (["--out", "full"], "full: already exists; choose another --out for the run, or remove it"),
         (["--out", "corpus.txt/run"], "corpus.txt"),
         (["--tokenizer", "absent"], "absent: no tokenizer there"),
+        (["--preset", "crammed"], "--preset crammed: no such preset; known: crammed-1x11, crammed-dense, small, tiny"),
+        (["--show"], "--show prints a preset; name it with --preset: crammed-1x11, crammed-dense, small, tiny"),
+        (["--preset", "huge", "--show"], "--preset huge: no such preset; known: crammed-1x11, "),
         (["--device", "tpu"], "--device: training.device must be one of auto, cpu, cuda"),
         (["--set", "model.depth=30"], "depth 30 with 1 trees"),
     ],

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pretraining_runs import weights
 
-from ufbert.pretraining.batches import Masking, MicroBatch, MicroBatches
+from ufbert.pretraining.batches import BlockOrder, Masking, MicroBatch, MicroBatches
 from ufbert.pretraining.run import pretrain
 from ufbert.pretraining.run_folder import RunPlan
 from ufbert.text.corpus import TokenBlocks
@@ -49,6 +49,15 @@ def test_a_sequence_is_the_same_in_every_micro_batch() -> None:
     backwards = micro_batches()
     assert same(backwards.read(20, 5), micro_batches().read(20, 5))
     assert same(backwards.read(0, 25), whole)
+
+
+def test_blocks_with_an_order_keep_it_in_every_epoch() -> None:
+    ids = np.arange(BLOCKS * LENGTH).reshape(BLOCKS, LENGTH).astype(np.uint16)
+    expected = np.concatenate([ids, ids, ids])[2:27]
+    assert (BlockOrder(TokenBlocks(ids, ordered=True), seed=3).read(2, 25) == expected).all()
+    shuffled = BlockOrder(TokenBlocks(ids), seed=3).read(0, 2 * BLOCKS)
+    assert (shuffled[:BLOCKS] != ids).any()
+    assert (shuffled[:BLOCKS] != shuffled[BLOCKS:]).any()
 
 
 def test_masks_differ_between_sequences_epochs_and_seeds() -> None:

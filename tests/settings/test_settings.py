@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli
 
 from ufbert.errors import ConfigError
 from ufbert.model.config import UltraFastBertConfig
+from ufbert.settings.presets import preset_names, preset_text
 from ufbert.settings.toml import (
     Settings,
     TrainingSettings,
@@ -22,6 +24,7 @@ from ufbert.settings.toml import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ("crammed-1x11", "crammed-dense", "small", "tiny")
 # Filled in by the program: which class, where from, which labels.
 NOT_IN_FILES = {"id2label", "problem_type", "architectures", "provenance"}
 
@@ -56,24 +59,111 @@ def test_the_repositorys_file_repeats_every_default(monkeypatch: pytest.MonkeyPa
     assert load_settings() == defaults
 
 
-@pytest.mark.parametrize("file", ["ufbert.toml", "recipes/crammed-1x11.toml"])
+@pytest.mark.parametrize("file", ["ufbert.toml", *(f"ufbert/settings/presets/{name}.toml" for name in PRESETS)])
 def test_every_key_of_a_shipped_file_has_a_comment(file: str) -> None:
     for number, line in enumerate((ROOT / file).read_text(encoding="utf-8").splitlines(), 1):
         if "=" in line and not line.startswith("#"):
             assert " # " in line, f"{file}:{number}"
 
 
-def test_the_recipe_is_the_papers() -> None:
-    settings = load_settings(ROOT / "recipes" / "crammed-1x11.toml")
-    paper = UltraFastBertConfig()
-    same = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "trees", "depth")
-    assert [getattr(settings.model, n) for n in same] == [getattr(paper, n) for n in same]
+def test_the_known_presets_are_those_of_the_folder() -> None:
+    assert preset_names() == sorted(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_what_it_holds_and_nothing_else(name: str) -> None:
+    settings = load_settings(preset=name)
+    written = tomli.loads(preset_text(name))
+    changed = differences(Settings(), settings).keys() - {"training.budget"}  # `tiny` ends by steps
+    assert changed <= {f"{section}.{key}" for section, keys in written.items() for key in keys}
+    for section, keys in written.items():
+        for key, value in keys.items():
+            read = getattr(getattr(settings, section), key)
+            assert read == (tuple(value) if isinstance(value, list) else value), f"{section}.{key}"
+    config = Path("own.toml")
+    config.write_text(preset_text(name), encoding="utf-8")
+    assert load_settings(config) == settings
+
+
+def test_the_crammed_preset_is_the_papers() -> None:
+    settings = load_settings(preset="crammed-1x11")
+    assert settings.model.replace(intermediate_size=3072) == UltraFastBertConfig()  # which trees do not have
     training = settings.training
     assert (training.budget, training.batch_size, training.peak_learning_rate) == ("24h", 8192, 1e-3)
     assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.98, 1e-12)
     assert (training.weight_decay, training.gradient_clip, training.mlm_probability) == (0.01, 0.5, 0.25)
-    assert (training.batch_ramp_fraction, training.peak_fraction, training.dropout) == (0.6, 0.75, 0.0)
-    assert settings.data.max_tokens_per_character == 0.25
+    assert (training.batch_ramp_fraction, training.initial_learning_rate_fraction) == (0.6, 0.25)
+    assert (training.peak_fraction, training.dropout) == (0.75, 0.0)
+    data = settings.data
+    assert (data.max_tokens_per_character, data.sequence_length, data.lowercase) == (0.25, 128, True)
+    assert (data.ascii_only, data.deduplicate, data.sort_by_likelihood) == (True, True, True)
+    finetuning = settings.finetuning
+    assert (finetuning.epochs, finetuning.batch_size, finetuning.learning_rate) == (5, 16, 4e-5)
+    assert (finetuning.schedule, finetuning.warmup_fraction, finetuning.weight_decay) == ("cosine", 0.1, 0.0)
+
+
+def test_the_dense_twin_differs_in_the_feedforward_layers_alone() -> None:
+    fast, dense = load_settings(preset="crammed-1x11"), load_settings(preset="crammed-dense")
+    assert differences(fast, dense).keys() - {"model.depth"} <= {"model.feedforward", "model.intermediate_size"}
+    model = dense.model
+    assert (model.feedforward, model.intermediate_size, model.use_bias, model.hidden_act) == (
+        "dense",
+        3072,
+        False,
+        "gelu",
+    )
+
+
+def test_the_recipe_is_not_changed_by_the_file_that_lies_around() -> None:
+    alone = load_settings(preset="crammed-1x11")
+    changed: dict[str, dict[str, Any]] = {
+        "model": {"hidden_size": 64, "trees": 3, "use_bias": True, "layer_norm_eps": 1e-5, "feedforward": "none"},
+        "data": {"sequence_length": 64, "lowercase": False},
+        "training": {"steps": 3, "gradient_clip": 0.0, "adam_beta2": 0.999, "dropout": 0.1},
+        "finetuning": {"epochs": 1, "learning_rate": 1.0},
+    }
+    write("ufbert.toml", settings_to_toml(settings_from_dict(changed, "here")))
+    assert load_settings().training.steps == 3
+    assert load_settings(preset="crammed-1x11") == alone
+
+
+def test_command_line_over_config_over_preset_over_folder() -> None:
+    write("ufbert.toml", "[model]\ndepth = 1\nnum_hidden_layers = 1\nhidden_size = 32\nnum_labels = 7\n")
+    config = write("own.toml", "[model]\ndepth = 5\nnum_hidden_layers = 5\n")
+    model = load_settings(config, ["model.depth=6"], preset="tiny").model
+    assert (model.depth, model.num_hidden_layers, model.hidden_size, model.num_labels) == (6, 5, 64, 7)
+
+
+PAPERS_FAMILY = {
+    **{"3072x0": 3072, "1536x1": 4608, "512x2": 3584, "256x3": 3840, "128x4": 3968, "64x5": 4032, "32x6": 4064},
+    **{"16x7": 4080, "8x8": 4088, "4x9": 4092, "2x10": 4094, "1x11": 4095},
+}
+
+
+@pytest.mark.parametrize(("shape", "neurons"), PAPERS_FAMILY.items())
+def test_the_papers_family_is_one_setting_away(shape: str, neurons: int) -> None:
+    for preset in ("crammed-1x11", "crammed-dense"):
+        settings = load_settings(None, [f"model.shape={shape}"], preset=preset)
+        assert (f"{settings.model.trees}x{settings.model.depth}", settings.model.feedforward) == (shape, "fff")
+        assert settings.model.neurons_available == neurons
+        assert load_settings(write("own.toml", settings_to_toml(settings))) == settings
+
+
+def test_a_shape_in_a_file_outranks_lower_files_and_gives_way_to_higher_ones() -> None:
+    write("ufbert.toml", "[model]\ntrees = 3\ndepth = 2\nfeedforward = 'none'\n")
+    config = write("own.toml", "[model]\nhidden_size = 64\nshape = '5x4'\n")
+    model = load_settings(config).model
+    assert (model.trees, model.depth, model.feedforward, model.hidden_size) == (5, 4, "fff", 64)
+    assert load_settings(config, ["model.depth=1"]).model.depth == 1
+    assert load_settings(config, ["model.feedforward=none"]).model.feedforward == "none"
+
+
+def test_errors_name_the_preset() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_settings(preset="tini")
+    assert str(error.value) == "--preset tini: no such preset; known: crammed-1x11, crammed-dense, small, tiny"
+    with pytest.raises(ConfigError, match=r"^preset tiny:12: num_attention_heads \(2\) must divide hidden_size \(63\)"):
+        load_settings(None, ["model.hidden_size=63"], preset="tiny")
 
 
 def test_command_line_over_config_over_folder_over_defaults() -> None:
@@ -167,6 +257,11 @@ def test_an_option_clears_the_files_end_and_two_options_are_at_odds() -> None:
         ),
         ("[distillation]\nsteps = -1\n", "own.toml:2: distillation.steps must be at least 0, not -1"),
         ("[finetuning]\nseed = -1\n", "own.toml:2: finetuning.seed must be at least 0, not -1"),
+        ("[model]\nuse_bias = true\nshape = '2x40'\n", "own.toml:3: depth 40 means 2 x"),
+        ("[model]\nshape = '0x4'\n", "own.toml:2: trees must be a whole number of at least 1, not 0"),
+        ("[model]\nshape = [2, 3]\n", "own.toml:2: model.shape must be trees x depth, such as 256x3 or 1x11, not [2,"),
+        ("[model]\nshape = '2x3'\ndepth = 3\n", "own.toml:2: model.shape sets model.depth too; give one of them"),
+        ("[data]\nshape = '2x3'\n", "own.toml:2: unknown key data.shape"),
         ("model.depth = '3'\n", "own.toml:1: model.depth must be a whole number"),
         ("[model]\ndepth = \n", "not valid TOML"),
     ],
@@ -188,6 +283,8 @@ def test_errors_name_file_line_and_key(text: str, message: str) -> None:
         ("model.dept=3", "--set model.dept=3: unknown key model.dept; did you mean depth?"),
         ("run.depth=3", "--set run.depth=3: unknown section 'run'"),
         ("model.depth=deep", "--set model.depth=deep: model.depth must be a whole number, not 'deep'"),
+        ("model.shape=2by3", "--set model.shape=2by3: model.shape must be trees x depth, such as 256x3"),
+        ("model.shap=2x3", "--set model.shap=2x3: unknown key model.shap; did you mean shape?"),
         ("training.batch_size=0", "--set training.batch_size=0: training.batch_size must be at least 1"),
     ],
 )
@@ -195,6 +292,21 @@ def test_errors_name_the_override(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_settings(None, [override])
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("trees=2", "--set model.shape=1x3: model.shape sets model.trees too; give one of them"),
+        ("feedforward=dense", "--set model.shape=1x3: model.shape is of trees, and model.feedforward is 'dense'; give"),
+    ],
+)
+def test_a_shape_beside_what_it_sets_is_refused(other: str, message: str) -> None:
+    for overrides in (["model.shape=1x3", f"model.{other}"], [f"model.{other}", "model.shape=1x3"]):
+        with pytest.raises(ConfigError) as error:
+            load_settings(None, overrides)
+        assert str(error.value).startswith(message)
+    assert load_settings(None, ["model.shape=1x3", "model.feedforward=fff"]).model.depth == 3
 
 
 def test_a_file_that_is_missing_or_not_text() -> None:

@@ -16,8 +16,9 @@ from ufbert.checkpoint.tokenizer import load_tokenizer, save_tokenizer, special_
 from ufbert.errors import CheckpointError, DataError, OutputError
 from ufbert.settings.toml import DataSettings
 from ufbert.text import corpus as corpus_module
-from ufbert.text.corpus import PreparedCorpus, epoch_order, prepare_corpus
+from ufbert.text.corpus import PreparedCorpus, epoch_order, open_corpus, prepare_corpus
 from ufbert.text.corpus_sources import corpus_name
+from ufbert.text.likelihood import likelihood_order
 
 WORDS = [
     "the",
@@ -126,6 +127,9 @@ def test_a_second_run_reuses_everything(
         {"validation_fraction": 0.1},
         {"lowercase": False},
         {"max_tokens_per_character": 0.2},
+        {"deduplicate": True},
+        {"sort_by_likelihood": True},
+        {"ascii_only": True},
     ],
 )
 def test_a_setting_that_matters_changes_the_fingerprint(data: DataSettings, changes: dict[str, Any]) -> None:
@@ -214,6 +218,95 @@ def test_equal_texts_stay_on_one_side_and_a_giant_does_not_empty_the_other(data:
         assert prepared.validation_documents % 3 == 0
         assert prepared.validation_documents > 0
         assert prepared.train.tokens > 9000
+
+
+def test_repeated_documents_are_dropped_when_asked(data: DataSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = sentences(100)
+    write_jsonl(Path(data.corpus[0]), texts[:50] + texts[:30] + texts[50:] + texts[::-1] + [texts[0] + "."])
+    once = prepare_corpus(replace(data, deduplicate=True), 500)
+    assert "; dropped: 130 documents seen before\n" in capsys.readouterr().err
+    assert once.duplicate_documents == 130
+    assert once.train_documents + once.validation_documents == 101
+    write_jsonl(Path(data.corpus[0]), [*texts, texts[0] + "."])  # the first of each is kept
+    distinct = prepare_corpus(replace(data, tokenizer=str(once.folder)), 500)
+    assert (distinct.train[:] == once.train[:]).all()
+    assert (distinct.validation[:] == once.validation[:]).all()
+    again = prepare_corpus(replace(data, tokenizer=str(once.folder), deduplicate=True), 500)
+    assert (again.train[:] == once.train[:]).all()
+    assert again.duplicate_documents == 0
+
+
+def test_a_held_out_document_is_no_training_document_either(data: DataSettings, tmp_path: Path) -> None:
+    texts = sentences(60)
+    write_jsonl(Path(data.corpus[0]), texts + texts[:3])
+    other = write_jsonl(tmp_path / "held.jsonl", [*texts[10:20], texts[10], *sentences(2, seed=1)])
+    own = replace(data, validation_corpus=str(other))
+    prepared = prepare_corpus(own, 500)
+    assert (prepared.train_documents, prepared.validation_documents, prepared.duplicate_documents) == (63, 13, 0)
+    prepared = prepare_corpus(replace(own, deduplicate=True), 500)
+    assert (prepared.train_documents, prepared.validation_documents, prepared.duplicate_documents) == (50, 12, 14)
+    assert not set(texts[10:20]) & set(all_documents(prepared, "train"))
+
+
+def test_too_little_text_says_how_much_was_repeated(data: DataSettings) -> None:
+    write_jsonl(Path(data.corpus[0]), ["the tree"] * 100)
+    message = r"3 tokens in 1 document \(99 dropped by data\.deduplicate\) are too few for one training block"
+    with pytest.raises(DataError, match=message):
+        prepare_corpus(replace(data, deduplicate=True), 500)
+
+
+def test_blocks_are_sorted_by_the_likelihood_of_their_tokens(
+    data: DataSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = [" ".join(f"rare{i}x{j}" for j in range(20)) for i in range(40)]
+    write_jsonl(Path(data.corpus[0]), [text for pair in zip(rare, sentences(40), strict=True) for text in pair])
+    plain = prepare_corpus(data, 500)
+    monkeypatch.setattr("ufbert.text.likelihood.CHUNK_IDS", 100)  # six blocks at a time
+    prepared = prepare_corpus(replace(data, sort_by_likelihood=True), 500)
+    assert prepared.train.ordered
+    assert not plain.train.ordered
+    assert not prepared.validation.ordered
+    assert (prepared.validation[:] == plain.validation[:]).all()
+    assert sorted(map(tuple, prepared.train[:].tolist())) == sorted(map(tuple, plain.train[:].tolist()))
+    ids = prepared.train[:]
+    likelihood = np.log(np.bincount(ids.reshape(-1))[ids] / ids.size).mean(1)
+    assert (np.diff(likelihood) < 1e-6).all()
+    assert likelihood[0] > likelihood[-1] + 0.5
+    again = prepare_corpus(replace(data, sort_by_likelihood=True), 500)
+    assert again.reused
+    assert again.train.ordered
+    reopened = open_corpus(prepared.folder)
+    assert reopened is not None
+    assert reopened.train.ordered
+
+
+def test_equally_likely_blocks_stay_in_their_order() -> None:
+    ids = np.array([[7, 7], [3, 9], [3, 3], [7, 7], [9, 3], [3, 3], [3, 7]], np.uint16)
+    assert likelihood_order(ids).tolist() == [2, 5, 6, 0, 3, 1, 4]  # 3 occurs seven times, 7 five, 9 twice
+
+
+def test_non_ascii_text_is_dropped_when_asked(data: DataSettings, tmp_path: Path) -> None:
+    foreign = [text.replace("e", "\u00e9").replace("tree", "\u6811 tree") for text in sentences(100)]
+    write_jsonl(Path(data.corpus[0]), [*foreign, "\u0395\u03bb\u03bb\u03ac\u03b4\u03b1", "\u4e2d\u6587"])
+    prepared = prepare_corpus(replace(data, ascii_only=True, lowercase=False), 500)
+    assert all(token.isascii() for token in prepared.tokenizer.get_vocab())
+    assert prepared.train_documents + prepared.validation_documents == 100  # two have nothing left
+    assert all_documents(prepared, "train")[0] in sentences(100)
+    (tmp_path / "ready").mkdir()
+    save_tokenizer(prepare_corpus(replace(data, lowercase=False), 500).tokenizer, tmp_path / "ready", 16)
+    ready = prepare_corpus(replace(data, tokenizer=str(tmp_path / "ready"), ascii_only=True), 500)
+    assert all_documents(ready, "train")[0].isascii()
+    assert ready.tokenizer.encode("caf\u00e9").ids == load_tokenizer(tmp_path / "ready").encode("cafe").ids
+
+
+def test_a_corpus_tokenised_before_these_settings_is_still_there(data: DataSettings) -> None:
+    first = prepare_corpus(data, 500)
+    facts = json.loads((first.folder / "corpus.json").read_text())
+    del facts["duplicate_documents"], facts["ordered"]
+    (first.folder / "corpus.json").write_text(json.dumps(facts))
+    again = prepare_corpus(data, 500)
+    assert again.reused
+    assert (again.duplicate_documents, again.train.ordered) == (0, False)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ufbert.checkpoint.tokenizer import load_tokenizer, save_tokenizer, special_token_id, special_token_ids
 from ufbert.errors import CheckpointError, ConfigError, DataError
-from ufbert.text.tokenization import encode_batch, train_tokenizer
+from ufbert.text.tokenization import drop_non_ascii, encode_batch, train_tokenizer
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, again and again.",
@@ -56,6 +56,39 @@ def test_a_trained_tokenizer_is_berts(tokenizer: Tokenizer) -> None:
 def test_case_is_kept_when_asked() -> None:
     tokenizer = train_tokenizer(TEXTS, 300, lowercase=False, min_frequency=2)
     assert tokenizer.decode(tokenizer.encode("The Café").ids) == "The Café"
+
+
+FOREIGN = "The\u00a0Caf\u00e9 na\u00efve\u2019s \u4e2d\u6587 \U0001f600fac\u0327ade\u3000tree"
+
+
+def test_what_is_not_ascii_is_dropped_when_asked_here_and_by_whoever_reads_the_file(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = train_tokenizer([*TEXTS, *["\u0395\u03bb \u4e2d"] * 20], 200, min_frequency=2, ascii_only=True)
+    assert all(token.isascii() for token in tokenizer.get_vocab())
+    plain = "The Cafe naives facade tree"
+    assert tokenizer.encode(FOREIGN).ids == tokenizer.encode(plain).ids
+    assert tokenizer.token_to_id("[UNK]") not in tokenizer.encode(FOREIGN).ids
+    assert tokenizer.encode("\u0395\u03bb\u03bb\u03ac\u03b4\u03b1", add_special_tokens=False).ids == []
+    save_tokenizer(tokenizer, tmp_path, 32)
+    assert load_tokenizer(tmp_path).encode(FOREIGN).ids == tokenizer.encode(plain).ids
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)(FOREIGN)["input_ids"] == tokenizer.encode(plain).ids
+    cased = train_tokenizer(TEXTS, 200, min_frequency=2, lowercase=False, ascii_only=True)
+    assert cased.decode(cased.encode(FOREIGN).ids) == plain
+
+
+def test_a_ready_tokenizer_drops_what_is_not_ascii_before_its_own_rules(tokenizer: Tokenizer) -> None:
+    for own in (None, normalizers.Replace(" ", "\u2581"), normalizers.Sequence([normalizers.Lowercase()])):
+        ready = Tokenizer.from_str(tokenizer.to_str())
+        if own is None:
+            ready = roberta_tokenizer()  # has none
+        else:
+            ready.normalizer = own
+        before = ready.to_str()
+        changed = drop_non_ascii(ready)
+        assert ready.to_str() == before
+        expected = own.normalize_str("a cafe ") if own else "a cafe "
+        assert changed.normalizer.normalize_str("a\u00a0caf\u00e9 \u4e2d") == expected
+        assert drop_non_ascii(changed).to_str() == changed.to_str()
 
 
 def test_the_same_texts_give_the_same_vocabulary_in_every_process() -> None:

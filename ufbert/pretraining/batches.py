@@ -27,7 +27,7 @@ MASKS = 0
 
 
 class BlockOrder:
-    """The blocks of a run one after another: epoch after epoch, each in its own order."""
+    """The blocks of a run one after another: epoch after epoch, each in its own order, or in that of the blocks."""
 
     def __init__(self, blocks: TokenBlocks, seed: int) -> None:
         self.blocks, self.seed = blocks, seed
@@ -42,11 +42,16 @@ class BlockOrder:
             while count:
                 epoch, start = divmod(first, len(self.blocks))
                 if epoch != self._epoch:
-                    self._epoch, self._order = epoch, epoch_order(len(self.blocks), epoch, self.seed)
+                    self._epoch, self._order = epoch, self._arrange(epoch)
                 part = self._order[start : start + count]
                 chosen.append(part)
                 first, count = first + len(part), count - len(part)
         return self.blocks[np.concatenate(chosen)]
+
+    def _arrange(self, epoch: int) -> npt.NDArray[np.int64]:
+        if self.blocks.ordered:
+            return np.arange(len(self.blocks))
+        return epoch_order(len(self.blocks), epoch, self.seed)
 
 
 @dataclass(frozen=True)

@@ -49,18 +49,19 @@ def plan_run(
     config: Path | None = None,
     overrides: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    preset: str | None = None,
 ) -> RunPlan:
     """A new run in `folder`, or the run there that goes on with `resume`; nothing is written yet.
 
     Without a folder, a new run takes the first free one of `runs/pretrain`, `runs/pretrain-2`, ..., and
     `resume` the last of those. The other arguments are those of `load_settings`. A resumed run keeps its
-    own settings; `./ufbert.toml` has no say in it, and `config`, `overrides` and `options` may repeat them.
+    own settings; `./ufbert.toml` has no say in it, and the other arguments may repeat them.
 
     Raises `OutputError` if a new run's folder exists, `CheckpointError` if there is no run to resume, and
     `ConfigError` for settings that cannot be, or differ from those of the run to resume.
     """
     if not resume:
-        settings = load_settings(config, overrides, options=options)
+        settings = load_settings(config, overrides, options=options, preset=preset)
         chosen = _free_folder() if folder is None else folder
         if (chosen / STATE_FILE).is_file():
             raise OutputError(f"{chosen}: holds a run already; continue it with --resume, or choose another --out")
@@ -69,7 +70,7 @@ def plan_run(
     chosen = _last_folder() if folder is None else folder
     state, older_settings = read_state(chosen)
     stored = _stored_settings(chosen, older_settings)
-    settings = load_settings(config, overrides, options=options, base=stored)
+    settings = load_settings(config, overrides, options=options, base=stored, preset=preset)
     for key, (old, new) in differences(stored, settings).items():
         # What `auto` has meant so far may be named, to keep it on another machine.
         same = key == "training.precision" and old == "auto" and new == state.computed_on.get("precision")

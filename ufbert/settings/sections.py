@@ -1,7 +1,7 @@
 """What a run is: the sections of `ufbert.toml` as dataclasses with their defaults, checked.
 
 The default model is a small one, so that a run without arguments ends in minutes;
-`recipes/crammed-1x11.toml` is the paper's recipe. `toml.py` reads and writes them.
+the preset `crammed-1x11` is the paper's recipe. `toml.py` reads and writes them.
 """
 
 from __future__ import annotations
@@ -67,12 +67,18 @@ class DataSettings:
     """Folder or file of a ready tokenizer; empty trains a WordPiece one of `model.vocab_size` entries."""
     lowercase: bool = True
     """Lowercase and strip accents before a new tokenizer splits words."""
+    ascii_only: bool = False
+    """Drop accents and all other non-ASCII characters: a rule of the tokenizer, a new one or a ready one."""
     min_frequency: int = 10
     """A new tokenizer makes no entry of a piece seen less often, so a small corpus gives a small vocabulary."""
     sequence_length: int = 32
     """Tokens in a packed block."""
     max_tokens_per_character: float = 0.0
     """Drop documents with more tokens per character than this; 0 keeps all. The paper's recipe has 0.25."""
+    deduplicate: bool = False
+    """Drop documents whose text is exactly that of an earlier one, or of one in `validation_corpus`."""
+    sort_by_likelihood: bool = False
+    """Train on the blocks of the likeliest words first, in every epoch, instead of in a random order."""
     workers: int = 0
     """Threads that tokenise; 0 takes all cores."""
     cache_dir: str = ""

@@ -24,8 +24,9 @@ from ufbert.system.atomic import write_folder
 from ufbert.system.resources import available_cores
 
 from .corpus_sources import Source, corpus_name, parse_corpus
-from .packing import DocumentIndex, Ids, hash_document, hold_out, pack_blocks, tokenize_documents
-from .tokenization import train_tokenizer
+from .likelihood import sort_blocks
+from .packing import DocumentIndex, Ids, first_of_each, hash_document, hold_out, pack_blocks, tokenize_documents
+from .tokenization import drop_non_ascii, train_tokenizer
 
 __all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "open_corpus", "prepare_corpus"]
 
@@ -41,6 +42,8 @@ class TokenBlocks:
 
     ids: Ids
     """(blocks, T), a read-only memory map of uint16 or int32."""
+    ordered: bool = False
+    """Whether training takes the blocks in the order they have, because `data.sort_by_likelihood` made it."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +78,8 @@ class PreparedCorpus:
     validation_documents: int
     dropped_documents: int
     """Documents with more tokens than `data.max_tokens_per_character` allows."""
+    duplicate_documents: int
+    """Documents that `data.deduplicate` left out."""
     reused: bool
     """Whether the blocks were there already."""
 
@@ -85,7 +90,9 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     Documents are tokenised, joined with [SEP] after each (no [CLS]) and cut into blocks; the last,
     incomplete block is dropped. Without `data.validation_corpus`, the documents of the lowest hashes
     (of text and `seed`) that hold `data.validation_fraction` of the tokens, and one block at least, are
-    held out. `data.max_documents` counts documents of the training corpus.
+    held out. `data.max_documents` counts documents of the training corpus, `data.deduplicate` then leaves out
+    the repeated ones and those that `data.validation_corpus` has too, and `data.sort_by_likelihood` sorts the
+    training blocks.
 
     A new tokenizer of `vocab_size` entries learns from the whole corpus, the held-out documents included,
     if it has up to 100 million characters; else from documents of that size together, evenly drawn by
@@ -100,6 +107,8 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     prints = [source.fingerprint() for source in sources]
     if data.tokenizer:
         tokenizer = load_tokenizer(data.tokenizer)
+        if data.ascii_only:
+            tokenizer = drop_non_ascii(tokenizer)
     else:
         tokenizer = _trained_tokenizer(data, vocab_size, sources, prints, cache)
     key = _key(
@@ -112,6 +121,8 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
         data.sequence_length,
         data.max_tokens_per_character,
         tokenizer.to_str(),
+        # Named only where they are on, so that what was made before there were such settings is found again.
+        *(name for name in ("deduplicate", "sort_by_likelihood") if getattr(data, name)),
     )
     folder = cache / "corpora" / key
     facts = _read_facts(folder)
@@ -125,8 +136,7 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     note(
         f"{'Reusing the tokenised' if reused else 'Tokenised the'} corpus: {corpus.train_documents:,} documents, "
         f"{corpus.train.tokens:,} tokens in {len(corpus.train):,} blocks of {corpus.train.sequence_length}; "
-        f"held out: {corpus.validation_documents:,} documents, {len(corpus.validation):,} blocks"
-        + (f"; dropped: {corpus.dropped_documents:,} documents" if corpus.dropped_documents else "")
+        f"held out: {corpus.validation_documents:,} documents, {len(corpus.validation):,} blocks" + _left_out(corpus)
     )
     return corpus
 
@@ -140,6 +150,12 @@ def open_corpus(folder: Path) -> PreparedCorpus | None:
         return None
 
 
+def _left_out(corpus: PreparedCorpus) -> str:
+    reasons = [(corpus.dropped_documents, "of too many tokens"), (corpus.duplicate_documents, "seen before")]
+    named = [f"{count:,} document{'s' if count != 1 else ''} {reason}" for count, reason in reasons if count]
+    return f"; dropped: {', '.join(named)}" if named else ""
+
+
 def _prepared(folder: Path, facts: dict[str, Any], tokenizer: Tokenizer, reused: bool) -> PreparedCorpus:
     return PreparedCorpus(
         tokenizer=tokenizer,
@@ -150,6 +166,7 @@ def _prepared(folder: Path, facts: dict[str, Any], tokenizer: Tokenizer, reused:
         train_documents=facts["train_documents"],
         validation_documents=facts["validation_documents"],
         dropped_documents=facts["dropped_documents"],
+        duplicate_documents=facts.get("duplicate_documents", 0),  # older ones had no such setting
         reused=reused,
     )
 
@@ -188,7 +205,8 @@ def _trained_tokenizer(
     data: DataSettings, vocab_size: int, sources: list[Source], prints: list[str], cache: Path
 ) -> Tokenizer:
     """A new tokenizer for the corpus, from the cache if it is there."""
-    key = _key(FORMAT, prints, vocab_size, data.lowercase, data.min_frequency, data.max_documents, TOKENIZER_CHARACTERS)
+    parts = [FORMAT, prints, vocab_size, data.lowercase, data.min_frequency, data.max_documents, TOKENIZER_CHARACTERS]
+    key = _key(*parts, *(["ascii_only"] if data.ascii_only else []))
     folder = cache / "tokenizers" / key
     try:
         return load_tokenizer(folder)
@@ -202,7 +220,13 @@ def _trained_tokenizer(
             _documents(sources, data.max_documents), TOKENIZER_CHARACTERS, first_only, lambda: bar.advance(task)
         )
         bar.update(task, description="Training the tokenizer")
-        tokenizer = train_tokenizer(sample, vocab_size, lowercase=data.lowercase, min_frequency=data.min_frequency)
+        tokenizer = train_tokenizer(
+            sample,
+            vocab_size,
+            lowercase=data.lowercase,
+            min_frequency=data.min_frequency,
+            ascii_only=data.ascii_only,
+        )
     with _in_cache(folder) as temporary:
         save_tokenizer(tokenizer, temporary, data.sequence_length)
     return tokenizer
@@ -266,22 +290,30 @@ def _tokenize(
 
     note("Tokenising the corpus")
     file, index = tokenize("training", sources, data.max_documents)
+    kept = _distinct(index, data.deduplicate)
+    duplicates = int((~kept).sum())
     if held_out:
-        chosen = np.zeros(len(index.ends), np.bool_)
         other_file, other = tokenize("held-out", held_out, 0)
-        other_chosen = ~np.zeros(len(other.ends), np.bool_)
+        other_kept = chosen = _distinct(other, data.deduplicate)
+        if data.deduplicate:
+            kept &= ~np.isin(index.hashes, other.hashes)
+        duplicates = int((~kept).sum() + (~other_kept).sum())
+        train = kept
     else:
-        chosen = hold_out(index, data.validation_fraction, length)
-        other_file, other, other_chosen = file, index, chosen
+        chosen = hold_out(index, kept, data.validation_fraction, length)
+        other_file, other, other_kept = file, index, kept
+        train = kept & ~chosen
     blocks = {
-        "train": pack_blocks(file, index, ~chosen, folder / "train.ids", dtype=dtype, length=length),
-        "validation": pack_blocks(
-            other_file, other, other_chosen, folder / "validation.ids", dtype=dtype, length=length
-        ),
+        "train": pack_blocks(file, index, train, folder / "train.ids", dtype=dtype, length=length),
+        "validation": pack_blocks(other_file, other, chosen, folder / "validation.ids", dtype=dtype, length=length),
     }
-    for name, count in blocks.items():
-        if not count:
-            _complain_of_too_little(data, name, other if held_out and name == "validation" else index)
+    if not blocks["train"]:
+        _complain_of_too_little(data, "train", index, kept)
+    if not blocks["validation"]:
+        _complain_of_too_little(data, "validation", other, other_kept)
+    if data.sort_by_likelihood:
+        note("Sorting the blocks by the likelihood of their tokens")
+        sort_blocks(folder / "train.ids", blocks["train"], dtype=dtype, length=length)
     for path in {file, other_file}:
         path.unlink()
     return {
@@ -290,21 +322,32 @@ def _tokenize(
         "sequence_length": length,
         "train_blocks": blocks["train"],
         "validation_blocks": blocks["validation"],
-        "train_documents": int((~chosen).sum()),
-        "validation_documents": int(other_chosen.sum()),
+        "ordered": data.sort_by_likelihood,
+        "train_documents": int(train.sum()),
+        "validation_documents": int(chosen.sum()),
         "dropped_documents": index.dropped + (other.dropped if held_out else 0),
+        "duplicate_documents": duplicates,
         "vocab_size": tokenizer.get_vocab_size(),
     }
 
 
-def _complain_of_too_little(data: DataSettings, name: str, index: DocumentIndex) -> NoReturn:
+def _distinct(index: DocumentIndex, deduplicate: bool) -> npt.NDArray[np.bool_]:
+    return first_of_each(index) if deduplicate else np.ones(len(index.ends), np.bool_)
+
+
+def _complain_of_too_little(
+    data: DataSettings, name: str, index: DocumentIndex, kept: npt.NDArray[np.bool_]
+) -> NoReturn:
     """Raise the `DataError` for a side, `train` or `validation`, without a block; `index` is of its text."""
-    documents, length = len(index.ends), data.sequence_length
+    documents, length = int(kept.sum()), data.sequence_length
+    tokens = int(np.diff(index.ends, prepend=0)[kept].sum())
     own = name == "validation" and bool(data.validation_corpus)
-    found = f"{index.tokens:,} tokens in {documents:,} document{'s' if documents != 1 else ''}"
+    found = f"{tokens:,} tokens in {documents:,} document{'s' if documents != 1 else ''}"
     if index.dropped:
         found += f" ({index.dropped:,} dropped by data.max_tokens_per_character)"
-    if index.tokens >= 2 * length and not data.validation_corpus:
+    if duplicates := len(kept) - documents:
+        found += f" ({duplicates:,} dropped by data.deduplicate)"
+    if tokens >= 2 * length and not data.validation_corpus:
         problem = f"cannot be split by documents into training and held-out blocks of {length}"
         advice = "put blank lines between documents, or give data.validation_corpus"
     else:
@@ -328,4 +371,5 @@ def _read_facts(folder: Path) -> dict[str, Any] | None:
 
 def _open_blocks(folder: Path, name: str, facts: dict[str, Any]) -> TokenBlocks:
     shape = (facts[f"{name}_blocks"], facts["sequence_length"])
-    return TokenBlocks(np.memmap(folder / f"{name}.ids", np.dtype(facts["dtype"]), "r", shape=shape))
+    ids = np.memmap(folder / f"{name}.ids", np.dtype(facts["dtype"]), "r", shape=shape)
+    return TokenBlocks(ids, ordered=name == "train" and facts.get("ordered", False))

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-__all__ = ["DocumentIndex", "hash_document", "hold_out", "pack_blocks", "tokenize_documents"]
+__all__ = ["DocumentIndex", "first_of_each", "hash_document", "hold_out", "pack_blocks", "tokenize_documents"]
 
 BATCH_CHARACTERS = 1 << 19
 # A longer document is encoded in pieces: the library keeps some hundred bytes for a token while it works.
@@ -71,7 +71,7 @@ def tokenize_documents(
 ) -> DocumentIndex:
     """Write the ids of all documents to `file`, each document followed by the `separator` id.
 
-    Empty documents are skipped; so are, if `max_tokens_per_character` is not 0, those with more tokens for
+    Documents without a token are skipped; so are, if `max_tokens_per_character` is not 0, those with more tokens for
     each character. `workers` threads encode (tokenizers releases Python's lock). `advance` is told how many
     documents have been written since its last call.
     """
@@ -94,6 +94,8 @@ def tokenize_documents(
     with _threads_of_our_own(), ThreadPoolExecutor(workers) as pool, file.open("wb") as output:
         for batch in _ordered(pool, encode, _batches(documents), 2 * workers):
             for ids, characters, text_hash in batch:
+                if not len(ids):  # of characters that the tokenizer drops
+                    continue
                 if max_tokens_per_character and len(ids) > max_tokens_per_character * characters:
                     dropped += 1
                     continue
@@ -105,14 +107,23 @@ def tokenize_documents(
     return DocumentIndex(np.array(ends, np.int64), np.array(hashes, np.uint64), dropped)
 
 
-def hold_out(index: DocumentIndex, fraction: float, least_tokens: int) -> npt.NDArray[np.bool_]:
-    """Which documents to hold out: those of the lowest hashes that have `fraction` of the tokens together.
+def first_of_each(index: DocumentIndex) -> npt.NDArray[np.bool_]:
+    """Which documents are no repetition, letter by letter, of an earlier one; their hashes decide."""
+    first = np.zeros(len(index.hashes), np.bool_)
+    first[np.unique(index.hashes, return_index=True)[1]] = True
+    return first
+
+
+def hold_out(
+    index: DocumentIndex, kept: npt.NDArray[np.bool_], fraction: float, least_tokens: int
+) -> npt.NDArray[np.bool_]:
+    """Which of the `kept` documents to hold out: those of the lowest hashes with `fraction` of their tokens together.
 
     At least `least_tokens` are held out where the corpus allows it. Documents too long for that amount are
     passed over, so that one of them does not empty the other side. Equal texts stay on one side.
     """
-    lengths = np.diff(index.ends, prepend=0)
-    wanted = max(fraction * index.tokens, least_tokens)
+    lengths = np.where(kept, np.diff(index.ends, prepend=0), 0)
+    wanted = max(fraction * int(lengths.sum()), least_tokens)
     chosen = np.zeros(len(lengths), np.bool_)
     held = 0
     for document in np.argsort(index.hashes, kind="stable"):
@@ -124,7 +135,7 @@ def hold_out(index: DocumentIndex, fraction: float, least_tokens: int) -> npt.ND
     if held < least_tokens and (lengths >= least_tokens).any():
         chosen[:] = False
         chosen[np.where(lengths >= least_tokens, lengths, index.tokens + 1).argmin()] = True
-    return np.isin(index.hashes, index.hashes[chosen])
+    return np.isin(index.hashes, index.hashes[chosen]) & kept
 
 
 def pack_blocks(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer, trainers
+from tokenizers import Encoding, Regex, Tokenizer, normalizers, trainers
 
 from ufbert.checkpoint.tokenizer import PREFIX, SPECIAL_TOKENS, bert_tokenizer, padding_id, without_padding
 from ufbert.errors import ConfigError, DataError
 
 __all__ = [
     "EncodedBatch",
+    "drop_non_ascii",
     "encode_batch",
     "encode_raw",
     "stack_rows",
@@ -26,9 +28,14 @@ ALPHABET_LIMIT = 1000
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, *, lowercase: bool = True, min_frequency: int = 10
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    lowercase: bool = True,
+    min_frequency: int = 10,
+    ascii_only: bool = False,
 ) -> Tokenizer:
-    """A WordPiece tokenizer the way BERT's is, of at most `vocab_size` entries.
+    """A WordPiece tokenizer the way BERT's is, of at most `vocab_size` entries; with `ascii_only`, `drop_non_ascii`.
 
     The same texts give the same vocabulary. It comes out smaller when no further piece occurs
     `min_frequency` times. The texts are read twice; an iterator is stored for that.
@@ -39,7 +46,12 @@ def train_tokenizer(
         raise ConfigError(f"vocab_size must be at least {len(SPECIAL_TOKENS) + 4}, not {vocab_size}")
     if iter(texts) is texts:
         texts = list(texts)
-    tokenizer = bert_tokenizer({}, lowercase)
+
+    def with_vocabulary(vocabulary: dict[str, int]) -> Tokenizer:
+        made = bert_tokenizer(vocabulary, lowercase)
+        return drop_non_ascii(made) if ascii_only else made
+
+    tokenizer = with_vocabulary({})
     # The trainer numbers the pieces of single characters, and drops characters beyond its limit, in the
     # order of a hash table that differs between processes. So both lists are made here, in a fixed order.
     counts: Counter[str] = Counter()
@@ -64,7 +76,36 @@ def train_tokenizer(
             show_progress=False,
         ),
     )
-    return bert_tokenizer(tokenizer.get_vocab(), lowercase)
+    return with_vocabulary(tokenizer.get_vocab())
+
+
+def drop_non_ascii(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that drops accents and every other character beyond ASCII before it does what `tokenizer` does.
+
+    "Café, naïve" becomes "Cafe, naive"; a foreign space becomes a plain one. The rule is part of the normaliser, which
+    tokenizer.json holds, so pretraining, finetuning and inference follow it, and so does transformers.
+    """
+    steps = [
+        normalizers.Replace(Regex(r"[^\S\x00-\x7F]"), " "),
+        normalizers.NFD(),  # takes letters and accents apart
+        normalizers.Replace(Regex(r"[^\x00-\x7F]+"), ""),
+    ]
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.normalizer = normalizers.Sequence(steps)
+    rule = _normalizers(copy)
+    own = tokenizer.normalizer
+    if _normalizers(tokenizer)[: len(rule)] == rule:
+        copy.normalizer = own
+    elif own is not None:
+        copy.normalizer = normalizers.Sequence([*steps, own])
+    return copy
+
+
+def _normalizers(tokenizer: Tokenizer) -> list[dict[str, object]]:
+    """The steps of a tokenizer's sequence of normalisers; none if it has no sequence."""
+    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    steps: list[dict[str, object]] = normalizer.get("normalizers", [])
+    return steps
 
 
 class EncodedBatch(NamedTuple):
