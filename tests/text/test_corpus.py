@@ -250,7 +250,7 @@ def test_a_held_out_document_is_no_training_document_either(data: DataSettings, 
 
 def test_too_little_text_says_how_much_was_repeated(data: DataSettings) -> None:
     write_jsonl(Path(data.corpus[0]), ["the tree"] * 100)
-    message = r"3 tokens in 1 document \(99 dropped by data\.deduplicate\) are too few for one training block"
+    message = r"3 tokens in 1 document \(99 dropped by data\.deduplicate\) are too few for a training"
     with pytest.raises(DataError, match=message):
         prepare_corpus(replace(data, deduplicate=True), 500)
 
@@ -312,9 +312,12 @@ def test_a_corpus_tokenised_before_these_settings_is_still_there(data: DataSetti
 @pytest.mark.parametrize(
     ("texts", "held_out", "message"),
     [
-        (["the tree " * 100], "", r"jsonl: 201 tokens in 1 document cannot be split .* blocks of 16; put blank"),
-        (["the tree " * 500, "a path"], "", r"1,004 tokens in 2 documents cannot be split"),
-        (["the tree", "a path " * 4], "", r"14 tokens in 2 documents are too few for one training block of 16; give"),
+        (["the tree", "a path " * 4], "", r"14 tokens in 2 documents are too few for a training and a held-out block"),
+        (
+            ["the tree " * 15],
+            "",
+            r"jsonl: 31 tokens in 1 document are too few for a training and a held-out block of 16",
+        ),
         (sentences(9), "the tree", r"held\.txt: 3 tokens in 1 document are too few for one held-out block of 16"),
     ],
 )
@@ -325,6 +328,24 @@ def test_too_little_text_says_how_much_there_is(
     (tmp_path / "held.txt").write_text(held_out)
     with pytest.raises(DataError, match=message):
         prepare_corpus(replace(data, validation_corpus=f"{tmp_path}/held.txt" if held_out else ""), 500)
+
+
+@pytest.mark.parametrize(
+    ("texts", "blocks"),
+    [(["the tree " * 100], (11, 1)), (["the tree " * 500, "a path"], (61, 1)), (["a path " * 15] * 40, (75, 2))],
+)
+def test_of_too_few_documents_the_last_blocks_are_held_out(
+    data: DataSettings, capfd: pytest.CaptureFixture[str], texts: list[str], blocks: tuple[int, int]
+) -> None:
+    write_jsonl(Path(data.corpus[0]), texts)
+    corpus = prepare_corpus(data, 500)
+    assert (len(corpus.train), len(corpus.validation)) == blocks
+    assert (corpus.train_documents, corpus.validation_documents) == (len(texts), 0)
+    assert ", of documents that are trained on too (there are too few to hold out whole ones)" in capfd.readouterr().err
+    ids = np.concatenate([corpus.train[:].reshape(-1), corpus.validation[:].reshape(-1)])
+    separator = special_token_id(corpus.tokenizer, "sep")
+    whole = [i for text in texts for i in (*corpus.tokenizer.encode(text, add_special_tokens=False).ids, separator)]
+    assert ids.tolist() == whole[: len(ids)]
 
 
 def test_text_files_hold_documents_between_blank_lines(data: DataSettings, tmp_path: Path) -> None:

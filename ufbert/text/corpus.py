@@ -25,7 +25,16 @@ from ufbert.system.resources import available_cores
 
 from .corpus_sources import Source, corpus_name, parse_corpus
 from .likelihood import sort_blocks
-from .packing import DocumentIndex, Ids, first_of_each, hash_document, hold_out, pack_blocks, tokenize_documents
+from .packing import (
+    DocumentIndex,
+    Ids,
+    first_of_each,
+    hash_document,
+    hold_out,
+    move_last_blocks,
+    pack_blocks,
+    tokenize_documents,
+)
 from .tokenization import drop_non_ascii, train_tokenizer
 
 __all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "open_corpus", "prepare_corpus"]
@@ -90,8 +99,9 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     Documents are tokenised, joined with [SEP] after each (no [CLS]) and cut into blocks; the last,
     incomplete block is dropped. Without `data.validation_corpus`, the documents of the lowest hashes
     (of text and `seed`) that hold `data.validation_fraction` of the tokens, and one block at least, are
-    held out. `data.max_documents` counts documents of the training corpus, `data.deduplicate` then leaves out
-    the repeated ones and those that `data.validation_corpus` has too, and `data.sort_by_likelihood` sorts the
+    held out; where there are too few documents for that, the last blocks of the text are.
+    `data.max_documents` counts documents of the training corpus, `data.deduplicate` then leaves out the
+    repeated ones and those that `data.validation_corpus` has too, and `data.sort_by_likelihood` sorts the
     training blocks.
 
     A new tokenizer of `vocab_size` entries learns from the whole corpus, the held-out documents included,
@@ -136,9 +146,17 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     note(
         f"{'Reusing the tokenised' if reused else 'Tokenised the'} corpus: {corpus.train_documents:,} documents, "
         f"{corpus.train.tokens:,} tokens in {len(corpus.train):,} blocks of {corpus.train.sequence_length}; "
-        f"held out: {corpus.validation_documents:,} documents, {len(corpus.validation):,} blocks" + _left_out(corpus)
+        f"held out: {_held_out(corpus)}" + _left_out(corpus)
     )
     return corpus
+
+
+def _held_out(corpus: PreparedCorpus) -> str:
+    """What the held-out blocks are, for the note on a corpus."""
+    blocks = f"{len(corpus.validation):,} block{'s' if len(corpus.validation) != 1 else ''}"
+    if corpus.validation_documents:
+        return f"{corpus.validation_documents:,} documents, {blocks}"
+    return f"the last {blocks}, of documents that are trained on too (there are too few to hold out whole ones)"
 
 
 def open_corpus(folder: Path) -> PreparedCorpus | None:
@@ -307,6 +325,12 @@ def _tokenize(
         "train": pack_blocks(file, index, train, folder / "train.ids", dtype=dtype, length=length),
         "validation": pack_blocks(other_file, other, chosen, folder / "validation.ids", dtype=dtype, length=length),
     }
+    if not held_out and not all(blocks.values()):  # of too few documents the last blocks are held out
+        train, chosen = kept, np.zeros_like(kept)
+        whole = pack_blocks(file, index, train, folder / "train.ids", dtype=dtype, length=length)
+        share = min(whole // 2, max(1, round(data.validation_fraction * whole)))
+        move_last_blocks(folder / "train.ids", folder / "validation.ids", share, dtype=dtype, length=length)
+        blocks = {"train": whole - share, "validation": share}
     if not blocks["train"]:
         _complain_of_too_little(data, "train", index, kept)
     if not blocks["validation"]:
@@ -347,12 +371,11 @@ def _complain_of_too_little(
         found += f" ({index.dropped:,} dropped by data.max_tokens_per_character)"
     if duplicates := len(kept) - documents:
         found += f" ({duplicates:,} dropped by data.deduplicate)"
-    if tokens >= 2 * length and not data.validation_corpus:
-        problem = f"cannot be split by documents into training and held-out blocks of {length}"
-        advice = "put blank lines between documents, or give data.validation_corpus"
-    else:
+    if data.validation_corpus:
         problem = f"are too few for one {'held-out' if own else 'training'} block of {length}"
-        advice = "give more text or lower data.sequence_length"
+    else:
+        problem = f"are too few for a training and a held-out block of {length}"
+    advice = "give more text or lower data.sequence_length"
     raise DataError(f"{corpus_name(data.validation_corpus if own else data.corpus)}: {found} {problem}; {advice}")
 
 

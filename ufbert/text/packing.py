@@ -22,7 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-__all__ = ["DocumentIndex", "first_of_each", "hash_document", "hold_out", "pack_blocks", "tokenize_documents"]
+__all__ = [
+    "DocumentIndex",
+    "first_of_each",
+    "hash_document",
+    "hold_out",
+    "move_last_blocks",
+    "pack_blocks",
+    "tokenize_documents",
+]
 
 BATCH_CHARACTERS = 1 << 19
 # A longer document is encoded in pieces: the library keeps some hundred bytes for a token while it works.
@@ -159,6 +167,16 @@ def pack_blocks(
         blocks = total // length
         output.truncate(blocks * length * np.dtype(dtype).itemsize)
     return blocks
+
+
+def move_last_blocks(source: Path, destination: Path, count: int, *, dtype: Any, length: int) -> None:
+    """Cut the last `count` blocks of `length` ids off `source`, and write them to `destination`."""
+    size = count * length * np.dtype(dtype).itemsize
+    with source.open("r+b") as file:
+        file.seek(-size, os.SEEK_END)
+        destination.write_bytes(file.read())
+        file.seek(-size, os.SEEK_END)
+        file.truncate()
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
