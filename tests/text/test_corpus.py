@@ -18,6 +18,7 @@ from ufbert.settings.toml import DataSettings
 from ufbert.text import corpus as corpus_module
 from ufbert.text.corpus import PreparedCorpus, epoch_order, open_corpus, prepare_corpus
 from ufbert.text.corpus_sources import corpus_name
+from ufbert.text.corpus_tokenizer import sample_documents
 from ufbert.text.likelihood import likelihood_order
 
 WORDS = [
@@ -103,7 +104,7 @@ def test_a_second_run_reuses_everything(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("made anew")
 
-    monkeypatch.setattr(corpus_module, "train_tokenizer", fail)
+    monkeypatch.setattr("ufbert.text.corpus_tokenizer.train_tokenizer", fail)
     monkeypatch.setattr(corpus_module, "tokenize_documents", fail)
     second = prepare_corpus(replace(data, workers=1), 500)
     assert second.reused
@@ -453,15 +454,15 @@ def test_the_tokenizers_sample_is_even_and_bounded() -> None:
     def stream() -> Iterator[str]:
         return iter(texts)
 
-    sample = corpus_module._sample(stream(), limit, False)
+    sample = sample_documents(stream(), limit, False)
     positions = [int(text.split()[1]) for text in sample]
     assert positions == sorted(positions)
     assert limit // 4 < sum(map(len, sample)) <= limit
     assert 350 < np.mean(positions) < 650
-    assert corpus_module._sample(stream(), limit, False) == sample
-    assert corpus_module._sample(stream(), limit, True) == texts[: len(corpus_module._sample(stream(), limit, True))]
-    assert corpus_module._sample(stream(), 1, False) != []
-    assert corpus_module._sample(stream(), 10**9, False) == texts
+    assert sample_documents(stream(), limit, False) == sample
+    assert sample_documents(stream(), limit, True) == texts[: len(sample_documents(stream(), limit, True))]
+    assert sample_documents(stream(), 1, False) != []
+    assert sample_documents(stream(), 10**9, False) == texts
 
 
 def test_long_documents_are_encoded_as_if_whole(data: DataSettings, monkeypatch: pytest.MonkeyPatch) -> None:

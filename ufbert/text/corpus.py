@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import itertools
 import json
-import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,32 +12,18 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ufbert.checkpoint.tokenizer import load_tokenizer, save_tokenizer, special_token_id
-from ufbert.errors import CheckpointError, DataError, OutputError
+from ufbert.errors import CheckpointError, DataError
 from ufbert.reporting import note, progress
 from ufbert.settings.toml import DataSettings
-from ufbert.system.atomic import write_folder
 from ufbert.system.resources import available_cores
 
-from .corpus_sources import Source, corpus_name, parse_corpus
+from .corpus_cache import FORMAT, cache_folder, cache_key, new_in_cache
+from .corpus_sources import Source, corpus_name, parse_corpus, read_documents
+from .corpus_tokenizer import corpus_tokenizer
 from .likelihood import sort_blocks
-from .packing import (
-    DocumentIndex,
-    Ids,
-    first_of_each,
-    hash_document,
-    hold_out,
-    move_last_blocks,
-    pack_blocks,
-    tokenize_documents,
-)
-from .tokenization import drop_non_ascii, train_tokenizer
+from .packing import DocumentIndex, Ids, first_of_each, hold_out, move_last_blocks, pack_blocks, tokenize_documents
 
 __all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "open_corpus", "prepare_corpus"]
-
-# Part of every key: raise it when the same settings give other files.
-FORMAT = 1
-# A new tokenizer learns from at most so many characters, whole documents evenly drawn from the corpus.
-TOKENIZER_CHARACTERS = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,17 +92,11 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     Raises `DataError` for unusable or too little text, `CheckpointError` for an unusable `data.tokenizer`,
     `OutputError` for a cache folder that cannot be written.
     """
-    cache = _cache_folder(data)
     sources = parse_corpus(data.corpus, data.text_column, data.streaming)
     held_out = parse_corpus(data.validation_corpus, data.text_column, data.streaming)
     prints = [source.fingerprint() for source in sources]
-    if data.tokenizer:
-        tokenizer = load_tokenizer(data.tokenizer)
-        if data.ascii_only:
-            tokenizer = drop_non_ascii(tokenizer)
-    else:
-        tokenizer = _trained_tokenizer(data, vocab_size, sources, prints, cache)
-    key = _key(
+    tokenizer = corpus_tokenizer(data, vocab_size, sources, prints)
+    key = cache_key(
         FORMAT,
         prints,
         [source.fingerprint() for source in held_out],
@@ -134,11 +109,11 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
         # Named only where they are on, so that what was made before there were such settings is found again.
         *(name for name in ("deduplicate", "sort_by_likelihood") if getattr(data, name)),
     )
-    folder = cache / "corpora" / key
+    folder = cache_folder(data) / "corpora" / key
     facts = _read_facts(folder)
     reused = facts is not None
     if facts is None:
-        with _in_cache(folder) as temporary:
+        with new_in_cache(folder) as temporary:
             facts = _tokenize(data, tokenizer, sources, held_out, temporary, seed)
             save_tokenizer(tokenizer, temporary, data.sequence_length)
             (temporary / "corpus.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -194,89 +169,6 @@ def epoch_order(blocks: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(blocks)
 
 
-def _cache_folder(data: DataSettings) -> Path:
-    if data.cache_dir:
-        return Path(data.cache_dir).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "ufbert"
-
-
-def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _in_cache(folder: Path) -> Iterator[Path]:
-    try:
-        with write_folder(folder, replace=True) as temporary:
-            yield temporary
-    except OutputError as error:
-        raise OutputError(f"{error} for the cache (data.cache_dir)") from error
-
-
-def _documents(sources: list[Source], limit: int) -> Iterator[str]:
-    documents = itertools.chain.from_iterable(source.documents() for source in sources)
-    return itertools.islice(documents, limit or None)
-
-
-def _trained_tokenizer(
-    data: DataSettings, vocab_size: int, sources: list[Source], prints: list[str], cache: Path
-) -> Tokenizer:
-    """A new tokenizer for the corpus, from the cache if it is there."""
-    parts = [FORMAT, prints, vocab_size, data.lowercase, data.min_frequency, data.max_documents, TOKENIZER_CHARACTERS]
-    key = _key(*parts, *(["ascii_only"] if data.ascii_only else []))
-    folder = cache / "tokenizers" / key
-    try:
-        return load_tokenizer(folder)
-    except CheckpointError:
-        pass  # not there, or damaged: made anew below
-    note(f"Training a tokenizer of up to {vocab_size:,} entries")
-    with progress() as bar:
-        task = bar.add_task("Reading text for the tokenizer", total=data.max_documents or None)
-        first_only = any(source.reads_once for source in sources)
-        sample = _sample(
-            _documents(sources, data.max_documents), TOKENIZER_CHARACTERS, first_only, lambda: bar.advance(task)
-        )
-        bar.update(task, description="Training the tokenizer")
-        tokenizer = train_tokenizer(
-            sample,
-            vocab_size,
-            lowercase=data.lowercase,
-            min_frequency=data.min_frequency,
-            ascii_only=data.ascii_only,
-        )
-    with _in_cache(folder) as temporary:
-        save_tokenizer(tokenizer, temporary, data.sequence_length)
-    return tokenizer
-
-
-def _sample(
-    documents: Iterator[str], limit: int, first_only: bool, advance: Callable[[], None] = lambda: None
-) -> list[str]:
-    """Documents of at most `limit` characters together (one document at least), in their order.
-
-    They are those whose hash is below a threshold that falls as they come, so an even and repeatable draw
-    needs one reading and no more memory than the result; or the first ones, with `first_only`.
-    """
-    kept: list[tuple[int, str]] = []
-    characters = 0
-    threshold = 1 << 64
-    for text in documents:
-        advance()
-        text_hash = hash_document(text)
-        if text_hash >= threshold:
-            continue
-        kept.append((text_hash, text))
-        characters += len(text)
-        if characters > limit and first_only:
-            break
-        while characters > limit and len(kept) > 1:
-            threshold //= 2
-            kept = [entry for entry in kept if entry[0] < threshold] or [min(kept)]
-            characters = sum(len(text) for _, text in kept)
-    return [text for _, text in kept]
-
-
 def _tokenize(
     data: DataSettings,
     tokenizer: Tokenizer,
@@ -294,7 +186,7 @@ def _tokenize(
         with progress() as bar:
             task = bar.add_task(f"Tokenising {name} documents", total=limit or None)
             index = tokenize_documents(
-                _documents(sources, limit),
+                read_documents(sources, limit),
                 tokenizer,
                 special_token_id(tokenizer, "sep"),
                 file,

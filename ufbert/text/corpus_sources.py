@@ -9,6 +9,7 @@ embedded                                      see `embedded_corpus`
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from .embedded import embedded_documents, embedded_fingerprint
 from .files import expand_paths, read_texts
 from .hub import quiet_loading
 
-__all__ = ["EmbeddedSource", "FilesSource", "HubSource", "Source", "corpus_name", "parse_corpus"]
+__all__ = ["EmbeddedSource", "FilesSource", "HubSource", "Source", "corpus_name", "parse_corpus", "read_documents"]
 
 HUB_BATCH_ROWS = 256
 NAMED_ENTRIES = 3  # of a long list, in a message
@@ -63,6 +64,12 @@ def _parse_entry(entry: str, text_column: str, streaming: bool) -> Source:
     if pipes := [p for p in paths if not p.is_file()]:
         raise DataError(f"{pipes[0]}: a corpus is read more than once, so it must be a file")
     return FilesSource(tuple(paths), text_column)
+
+
+def read_documents(sources: Sequence[Source], limit: int) -> Iterator[str]:
+    """The documents of all sources in order, `limit` of them at most; 0 is no limit."""
+    documents = itertools.chain.from_iterable(source.documents() for source in sources)
+    return itertools.islice(documents, limit or None)
 
 
 def corpus_name(corpus: Sequence[str]) -> str:
