@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -85,12 +86,14 @@ class Run:
         seconds = time.perf_counter() - self.clock_start
         self.state.seconds = self.world.share([seconds], self.device)[0]
 
-    def measure(self) -> None:
-        """The held-out loss, by the leading process."""
+    def measure(self) -> dict[str, Any]:
+        """The held-out loss and tree health, by the leading process; what to add to the row of the metrics."""
         step = self.training_step
         if self.world.leads and len(self.held_out):
-            loss = self.held_out.measure(step.model, self.settings.training.micro_batch_size, step.dtype)
-            self.state.add_held_out(loss)
+            found = self.held_out.measure(step.model, self.settings.training.micro_batch_size, step.dtype)
+            self.state.add_held_out(found.loss, found.tree_health)
+        health = {"tree_health": self.state.tree_health} if self.state.tree_health else {}
+        return {"held_out_loss": self.state.held_out.get("last"), **health}
 
 
 def fit(run: Run, interruption: Interruption) -> int:
@@ -122,10 +125,9 @@ def fit(run: Run, interruption: Interruption) -> int:
             non_finite = 0 if result.applied else non_finite + 1
             run.read_clock()
 
-            measured = {}
+            measured: dict[str, Any] = {}
             if state.seconds - last_measured >= evaluate_every and run.progress() < 1.0:
-                run.measure()
-                measured = {"held_out_loss": state.held_out.get("last")}
+                measured = run.measure()
                 run.read_clock()
                 last_measured = state.seconds
             run.metrics.add(

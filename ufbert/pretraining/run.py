@@ -111,8 +111,7 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
             run.start_clock()
             stopped_by = fit(run, interruption)
             if not stopped_by:
-                run.measure()
-                metrics.add(**run.position(), held_out_loss=state.held_out.get("last"))
+                metrics.add(**run.position(), **run.measure())
                 state.complete = True
             try:
                 checkpoints.save_last()
@@ -213,9 +212,9 @@ def _begin(run: Run, computed_on: ComputedOn) -> None:
     )
     run.state.computed_on = computed_on.to_dict()
     check_disk_space(run.checkpoints.folder, config)
-    run.measure()
+    measured = run.measure()
     run.checkpoints.create()
-    run.metrics.add(**run.position(), held_out_loss=run.state.held_out.get("last"))
+    run.metrics.add(**run.position(), **measured)
     if run.world.leads:
         run.metrics.flush()
 

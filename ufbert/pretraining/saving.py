@@ -21,6 +21,7 @@ from ufbert.text.corpus_sources import corpus_name
 
 from .loss_curve import LOSS_CURVE_FILE, draw_loss_curve
 from .metrics import MetricsLog, read_metrics
+from .report import card_health
 from .run_folder import SETTINGS_FILE
 from .state import TrainingState, write_state
 
@@ -89,6 +90,7 @@ class CheckpointWriter:
             f"`{corpus_name(self.settings.data.corpus)}`. The settings of the run are in `{SETTINGS_FILE}`.",
             figures=self.figures(),
             command=f"ufbert pretrain --config {SETTINGS_FILE} --out NEW_FOLDER",
+            sections=card_health(self.state),
         )
         with write_folder(self.folder, replace=replace) as temporary:
             self.model.write(temporary, tokenizer=self.tokenizer, card=card)
