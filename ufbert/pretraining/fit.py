@@ -126,7 +126,10 @@ def fit(run: Run, interruption: Interruption) -> int:
             run.read_clock()
 
             measured: dict[str, Any] = {}
-            if state.seconds - last_measured >= evaluate_every and run.progress() < 1.0:
+            saves = state.seconds - last_saved >= save_every
+            # Of a checkpoint that is kept it shall be known how good it is.
+            measures = state.seconds - last_measured >= evaluate_every or (saves and training.keep_checkpoints > 0)
+            if measures and run.progress() < 1.0:
                 measured = run.measure()
                 run.read_clock()
                 last_measured = state.seconds
@@ -151,7 +154,7 @@ def fit(run: Run, interruption: Interruption) -> int:
                 learning_rate=learning_rate,
                 utilisation=run.throughput.utilisation,
             )
-            if state.seconds - last_saved >= save_every:
+            if saves:
                 run.checkpoints.save_on_the_way()
                 run.read_clock()
                 last_saved = state.seconds

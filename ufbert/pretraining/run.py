@@ -211,7 +211,7 @@ def _begin(run: Run, computed_on: ComputedOn) -> None:
         f"{config.neurons_available:,} neurons used, vocabulary of {config.vocab_size:,}, {computed_on.precision}"
     )
     run.state.computed_on = computed_on.to_dict()
-    check_disk_space(run.checkpoints.folder, config)
+    check_disk_space(run.checkpoints.folder, config, run.settings.training.keep_checkpoints)
     measured = run.measure()
     run.checkpoints.create()
     run.metrics.add(**run.position(), **measured)

@@ -24,6 +24,7 @@ DEFAULT_FOLDER = Path("runs/pretrain")
 FREE = {
     "training.device",
     "training.save_every",
+    "training.keep_checkpoints",
     "training.evaluate_every",
     "data.workers",
     "data.cache_dir",

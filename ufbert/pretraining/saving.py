@@ -19,6 +19,7 @@ from ufbert.settings.toml import settings_to_toml
 from ufbert.system.atomic import write_folder
 from ufbert.text.corpus_sources import corpus_name
 
+from .kept_checkpoints import KeptCheckpoint, KeptCheckpoints, card_kept, keep_checkpoint, read_kept
 from .loss_curve import LOSS_CURVE_FILE, draw_loss_curve
 from .metrics import MetricsLog, read_metrics
 from .report import card_health
@@ -83,22 +84,34 @@ class CheckpointWriter:
     def _write(self, *, replace: bool) -> None:
         if not self.leads:
             return
-        card = model_card(
+        with write_folder(self.folder, replace=replace) as temporary:
+            self.model.write(temporary, tokenizer=self.tokenizer)
+            (temporary / SETTINGS_FILE).write_text(settings_to_toml(self.settings), encoding="utf-8")
+            kept = self._keep(temporary)
+            (temporary / "README.md").write_text(self._card(card_kept(kept)), encoding="utf-8")
+            write_state(temporary, self.state, self.model, self.optimizer)
+            if self.plot and replace:
+                self._draw(temporary / LOSS_CURVE_FILE)
+        self.saved_step = self.state.steps
+
+    def _keep(self, temporary: Path) -> KeptCheckpoints:
+        """The checkpoints that the new folder has beside its own; of random weights none."""
+        state, count = self.state, self.settings.training.keep_checkpoints
+        if not count or not state.steps:
+            return read_kept(self.folder)
+        loss = state.held_out["last"] if state.measured_step == state.steps else None
+        return keep_checkpoint(temporary, self.folder, KeptCheckpoint(state.steps, loss), count, self._card())
+
+    def _card(self, sections: str = "") -> str:
+        return model_card(
             self.model.config,
             title=self._title,
             origin=f"Pretrained from random weights by masked language modelling on the corpus "
             f"`{corpus_name(self.settings.data.corpus)}`. The settings of the run are in `{SETTINGS_FILE}`.",
             figures=self.figures(),
             command=f"ufbert pretrain --config {SETTINGS_FILE} --out NEW_FOLDER",
-            sections=card_health(self.state),
+            sections=card_health(self.state) + sections,
         )
-        with write_folder(self.folder, replace=replace) as temporary:
-            self.model.write(temporary, tokenizer=self.tokenizer, card=card)
-            (temporary / SETTINGS_FILE).write_text(settings_to_toml(self.settings), encoding="utf-8")
-            write_state(temporary, self.state, self.model, self.optimizer)
-            if self.plot and replace:
-                self._draw(temporary / LOSS_CURVE_FILE)
-        self.saved_step = self.state.steps
 
     def _draw(self, file: Path) -> None:
         """The loss curve; without one a checkpoint is as good."""

@@ -49,13 +49,16 @@ class TrainingState:
     """What the last session ran on: `device`, `precision` and `processes`. Empty in older runs."""
     held_out: dict[str, float] = field(default_factory=dict)
     """Held-out loss: `first`, `last` and `best`."""
+    measured_step: int = -1
+    """The step after which the last measurement was made; -1 before there was one."""
     tree_health: list[dict[str, Any]] = field(default_factory=list)
     """Of the last measurement, by layer; empty in a model without trees."""
     complete: bool = False
     """Whether the run has come to its end."""
 
     def add_held_out(self, loss: float, tree_health: list[dict[str, Any]]) -> None:
-        """Note a measurement."""
+        """Note a measurement of the weights as they are."""
+        self.measured_step = self.steps
         self.tree_health = tree_health
         self.held_out.setdefault("first", loss)
         self.held_out["last"] = loss

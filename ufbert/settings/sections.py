@@ -143,6 +143,8 @@ class TrainingSettings:
     """Seed of initialisation, order and masking."""
     save_every: str = "10m"
     """Wall-clock time between checkpoints."""
+    keep_checkpoints: int = 0
+    """Kept in `checkpoints/` of the run's folder: so many of the newest checkpoints, and the best; 0 keeps none."""
     evaluate_every: str = "15s"
     """Wall-clock time between measurements of the held-out loss; the start and the end are always measured."""
     evaluation_sequences: int = 512
@@ -162,6 +164,7 @@ class TrainingSettings:
         at_least("training.batch_size", self.batch_size, 1)
         at_least("training.micro_batch_size", self.micro_batch_size, 1)
         at_least("training.seed", self.seed, 0)
+        at_least("training.keep_checkpoints", self.keep_checkpoints, 0)
         at_least("training.evaluation_sequences", self.evaluation_sequences, 0)
         at_least("training.peak_learning_rate", self.peak_learning_rate, 0)
         at_least("training.weight_decay", self.weight_decay, 0)
