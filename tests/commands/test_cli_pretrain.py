@@ -88,7 +88,7 @@ def test_a_run_from_text_to_filled_masks(capfd: pytest.CaptureFixture[str]) -> N
     assert len(milestones) == 10
     assert milestones[-1].startswith("100 %  step 20  loss ")
     assert any(line.startswith("Trained: 20 steps, 1,280 tokens") for line in lines)
-    assert "Saved: runs/pretrain (checkpoint, metrics.jsonl, loss.png)" in lines
+    assert "Saved: runs/pretrain (checkpoint, metrics.jsonl, loss.png, report.html)" in lines
     assert err.count("[MASK]") == 5
     assert "Traceback" not in err
     assert "Warning" not in err

@@ -14,6 +14,7 @@ from torch import nn
 from ufbert.cmm.leaf_use import tree_health
 from ufbert.cmm.operator import cmm_leaves
 from ufbert.cmm.tree import leaf_count
+from ufbert.system.compiler import uncompiled
 
 from .fff import FFF
 
@@ -50,7 +51,7 @@ class LeafRecorder:
             for layer, total in zip(self.layers, self._counts, strict=True)
         ]
         try:
-            with _eager(self.model):
+            with uncompiled(self.model):  # a compiled graph holds none of the hooks
                 yield
         finally:
             for hook in hooks:
@@ -83,14 +84,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(v) for v in value]
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """A compiled graph holds none of the hooks, so compiled layers run as they are written."""
-    if any(module._compiled_call_impl is not None for module in model.modules()):
-        stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return stance
-    return contextlib.nullcontext()
 
 
 def health_rows(layers: Sequence[dict[str, Any]]) -> list[list[str]]:

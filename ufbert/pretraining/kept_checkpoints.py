@@ -17,7 +17,15 @@ from ufbert.errors import CheckpointError
 from ufbert.model.card import markdown_table
 from ufbert.system.atomic import link_or_copy
 
-__all__ = ["KEPT_FOLDER", "KeptCheckpoint", "KeptCheckpoints", "card_kept", "keep_checkpoint", "read_kept"]
+__all__ = [
+    "KEPT_FOLDER",
+    "KeptCheckpoint",
+    "KeptCheckpoints",
+    "card_kept",
+    "keep_checkpoint",
+    "kept_rows",
+    "read_kept",
+]
 
 KEPT_FOLDER = "checkpoints"
 INDEX_FILE = f"{KEPT_FOLDER}/checkpoints.json"
@@ -93,10 +101,16 @@ def card_kept(kept: KeptCheckpoints) -> str:
     """The section of the model card; empty if none is kept."""
     if not kept.newest:
         return ""
-    rows = [(f"`{KEPT_FOLDER}/{entry.name}`", f"{entry.step:,}", _loss(entry)) for entry in kept.newest]
-    if kept.best is not None:
-        rows.append((f"`{KEPT_FOLDER}/{BEST}`", f"{kept.best.step:,}", _loss(kept.best)))
+    rows = [(f"`{KEPT_FOLDER}/{folder}`", step, loss) for folder, step, loss in kept_rows(kept)]
     return "\n## Kept checkpoints\n\n" + markdown_table(("folder", "step", "held-out loss"), rows)
+
+
+def kept_rows(kept: KeptCheckpoints) -> list[tuple[str, str, str]]:
+    """Folder, step and held-out loss of each, the best one last."""
+    rows = [(entry.name, f"{entry.step:,}", _loss(entry)) for entry in kept.newest]
+    if kept.best is not None:
+        rows.append((BEST, f"{kept.best.step:,}", _loss(kept.best)))
+    return rows
 
 
 def _loss(entry: KeptCheckpoint) -> str:

@@ -31,6 +31,7 @@ from .batches import Masking, MicroBatches
 from .computed_on import ComputedOn
 from .fit import Run, fit
 from .held_out import HeldOut
+from .html_report import REPORT_FILE
 from .loss_curve import LOSS_CURVE_FILE, can_plot, require_plot
 from .mask_examples import example_sentences, fill_examples
 from .metrics import METRICS_FILE, MetricsLog, keep_until
@@ -98,6 +99,7 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
                 tokenizer,
                 metrics,
                 figures=lambda: card_figures(state, model, computed_on, throughput),
+                examples=lambda: fill_examples(model, tokenizer, example_sentences(settings.data.corpus)),
                 plot=can_plot() if plot is None else plot,
                 leads=world.leads,
             )
@@ -120,8 +122,9 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
 
     examples = []
     if not stopped_by and world.leads:
-        examples = fill_examples(folder, example_sentences(settings.data.corpus), device.type)
+        examples = checkpoints.examples()
     drawn = [LOSS_CURVE_FILE] if checkpoints.plot and (folder / LOSS_CURVE_FILE).is_file() else []
+    drawn += [REPORT_FILE] if (folder / REPORT_FILE).is_file() else []
     return PretrainingReport(
         folder,
         state,
