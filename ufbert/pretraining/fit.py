@@ -143,7 +143,7 @@ def fit(run: Run, interruption: Interruption) -> int:
                 mfu=run.throughput.utilisation(tokens / seconds),
                 **measured,
             )
-            _note_skipped(run, result, non_finite)
+            _note_skipped(run, result, non_finite, learning_rate, batch)
             display.step(
                 steps=state.steps,
                 work=run.work(),
@@ -161,18 +161,22 @@ def fit(run: Run, interruption: Interruption) -> int:
     return 0
 
 
-def _note_skipped(run: Run, result: StepResult, non_finite: int) -> None:
-    """Say that a step was skipped; give up, saving, when that goes on."""
+def _note_skipped(run: Run, result: StepResult, non_finite: int, learning_rate: float, batch: int) -> None:
+    """Say that a step, of so many sequences, was skipped; give up, saving, when that goes on."""
     if result.applied:
         return
     state = run.state
     state.skipped_steps += 1
     if non_finite == 1:
-        note(f"Step {state.steps:,}: loss {result.loss}, gradient norm {result.gradient_norm}; skipped")
+        note(
+            f"Step {state.steps:,} (learning rate {learning_rate:.3g}, sequences {state.sequences - batch:,} to "
+            f"{state.sequences - 1:,}): loss {result.loss}, gradient norm {result.gradient_norm}; skipped"
+        )
     if non_finite >= NON_FINITE_STEPS:
         run.checkpoints.save()
         raise ConfigError(
             f"training diverged: {non_finite} steps in a row up to step {state.steps:,} had no finite "
-            f"loss or gradient; the last finite weights are in {run.checkpoints.folder}; "
-            "lower training.peak_learning_rate"
+            f"loss or gradient, the last at learning rate {learning_rate:.3g} on the run's sequences "
+            f"{state.sequences - batch:,} to {state.sequences - 1:,}; the last finite weights are in "
+            f"{run.checkpoints.folder}; lower training.peak_learning_rate"
         )

@@ -32,6 +32,7 @@ from .computed_on import ComputedOn
 from .fit import Run, fit
 from .held_out import HeldOut
 from .html_report import REPORT_FILE
+from .loggers import open_loggers, require_loggers
 from .loss_curve import LOSS_CURVE_FILE, can_plot, require_plot
 from .mask_examples import example_sentences, fill_examples
 from .metrics import METRICS_FILE, MetricsLog, keep_until
@@ -58,6 +59,7 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
     if plan.resumed and state.complete:
         return PretrainingReport(folder, state, already_complete=True)
     training = settings.training
+    require_loggers(training.loggers)
     world = described_world()
     device = _own_device(training.device, world)
     _prepare_console(world, plot)
@@ -111,14 +113,17 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
             else:
                 _begin(run, computed_on)
             run.start_clock()
-            stopped_by = fit(run, interruption)
-            if not stopped_by:
-                metrics.add(**run.position(), **run.measure())
-                state.complete = True
             try:
-                checkpoints.save_last()
+                stopped_by = fit(run, interruption)
+                if not stopped_by:
+                    metrics.add(**run.position(), **run.measure())
+                    state.complete = True
+                try:
+                    checkpoints.save_last()
+                finally:
+                    world.wait()  # torchrun ends all processes when one has left
             finally:
-                world.wait()  # torchrun ends all processes when one has left
+                metrics.loggers.close()
 
     examples = []
     if not stopped_by and world.leads:
@@ -217,6 +222,7 @@ def _begin(run: Run, computed_on: ComputedOn) -> None:
     check_disk_space(run.checkpoints.folder, config, run.settings.training.keep_checkpoints)
     measured = run.measure()
     run.checkpoints.create()
+    _open_loggers(run)
     run.metrics.add(**run.position(), **measured)
     if run.world.leads:
         run.metrics.flush()
@@ -233,3 +239,10 @@ def _continue(run: Run, computed_on: ComputedOn) -> None:
     state.sessions += 1
     if run.world.leads:
         keep_until(run.metrics.file, state.steps)
+    _open_loggers(run)
+
+
+def _open_loggers(run: Run) -> None:
+    """By the process that reports, once the run has its folder."""
+    if run.world.leads:
+        open_loggers(run.metrics.loggers, run.checkpoints.folder, run.settings, run.state)

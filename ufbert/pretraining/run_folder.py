@@ -25,6 +25,7 @@ FREE = {
     "training.device",
     "training.save_every",
     "training.keep_checkpoints",
+    "training.loggers",
     "training.evaluate_every",
     "data.workers",
     "data.cache_dir",

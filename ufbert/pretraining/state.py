@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ OPTIMIZER_FILE = f"{FOLDER}/optimizer.safetensors"
 class TrainingState:
     """Where a run is."""
 
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    """Names the run where others keep count of runs."""
     corpus: str = ""
     """Fingerprint of the token blocks."""
     steps: int = 0

@@ -47,6 +47,9 @@ def small_model() -> UltraFastBertConfig:
     )
 
 
+LOGGERS = ("tensorboard", "wandb")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """Where the text comes from and how it becomes token blocks."""
@@ -150,7 +153,14 @@ class TrainingSettings:
     evaluation_sequences: int = 512
     """Held-out blocks of one measurement, evenly spread over the held-out text; 0 takes all."""
 
+    loggers: Sequence[str] = ()
+    """Where each step is logged besides metrics.jsonl: `tensorboard`, `wandb`, each with the extra of its name."""
+
     def __post_init__(self) -> None:
+        loggers = (self.loggers,) if isinstance(self.loggers, str) else self.loggers
+        object.__setattr__(self, "loggers", tuple(name for name in loggers if name))
+        for name in self.loggers:
+            one_of("training.loggers", name, LOGGERS)
         for name in ("steps", "tokens"):
             at_least(f"training.{name}", getattr(self, name), 0)
         if sum(map(bool, (self.steps, self.tokens, self.budget))) != 1:
