@@ -46,7 +46,7 @@ class TensorBoardLogger:
         from torch.utils.tensorboard import SummaryWriter
 
         purge = state.steps + 1 if state.steps else None
-        self.writer: Any = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=purge)  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=purge)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """A scalar for each value."""
