@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,23 @@ def test_a_checkpoint_that_a_signal_forces_is_kept_unmeasured(
     pretrain(plan("run", "training.keep_checkpoints=3", "training.save_every=1h"), plot=False)
     assert kept("run") == (["step-000003"], {"newest": [{"step": 3, "held_out_loss": None}], "best": None})
     assert "| `checkpoints/step-000003` | 3 | not measured |" in Path("run/README.md").read_text(encoding="utf-8")
+
+
+def test_kept_checkpoints_may_be_removed_while_the_run_goes_on(
+    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lose([9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], monkeypatch)
+
+    def remove() -> None:
+        for folder in ("best", "step-000004"):
+            shutil.rmtree(Path("run/checkpoints", folder))
+
+    at_step(5, remove, monkeypatch)
+    pretrain(plan("run", "training.keep_checkpoints=8", *OFTEN), plot=False)
+    folders, index = kept("run")
+    assert folders == ["best", *(f"step-00000{step}" for step in (1, 2, 3, 5, 6, 7, 8))]
+    assert index["best"] == {"step": 6, "held_out_loss": 6.0}
+    assert "Not saved" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("links", [True, False])

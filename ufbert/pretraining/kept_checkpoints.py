@@ -57,16 +57,20 @@ class KeptCheckpoints:
 
 
 def read_kept(run: Path) -> KeptCheckpoints:
-    """What the folder of a run holds. Raises `CheckpointError` for a damaged index."""
+    """What the folder of a run holds, without what somebody removed. Raises `CheckpointError` for a damaged index."""
     file = run / INDEX_FILE
     if not file.is_file():
         return KeptCheckpoints()
     values = read_json(file)
     try:
         best = KeptCheckpoint(**values["best"]) if values["best"] else None
-        return KeptCheckpoints(tuple(KeptCheckpoint(**entry) for entry in values["newest"]), best)
+        newest = [KeptCheckpoint(**entry) for entry in values["newest"]]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not the index of kept checkpoints; remove {file.parent}") from error
+    return KeptCheckpoints(
+        tuple(entry for entry in newest if (file.parent / entry.name).is_dir()),
+        best if (file.parent / BEST).is_dir() else None,
+    )
 
 
 def keep_checkpoint(new: Path, run: Path, checkpoint: KeptCheckpoint, count: int, card: str) -> KeptCheckpoints:
