@@ -73,7 +73,9 @@ def pretrain(
     plot: Annotated[
         bool | None,
         typer.Option(
-            "--plot/--no-plot", help="Draw the loss curve, loss.png.", show_default="if matplotlib is installed"
+            "--plot/--no-plot",
+            help="Draw the loss curve, loss.png, and the pictures of report.html.",
+            show_default="if matplotlib is installed",
         ),
     ] = None,
     set_: SetOption = None,

@@ -17,7 +17,7 @@ from ufbert.benchmark.layer.capacity import affordable_layers
 from ufbert.benchmark.layer.checking import Checker
 from ufbert.benchmark.layer.implementations import Implementation, Situation
 from ufbert.benchmark.layer.operands import DenseWeights, Pool, TreeWeights, draw_dense, draw_inputs, draw_trees
-from ufbert.benchmark.layer.paths import entropy_bits, expected_distinct, path_statistics, right_shares
+from ufbert.benchmark.layer.paths import path_statistics
 from ufbert.benchmark.layer.pool import draw_pool
 from ufbert.benchmark.layer.reference import check_output, dense_rows, near_tie, route, walk_rows
 from ufbert.benchmark.layer.reference_gradients import check_training, dense_gradients, tree_gradients
@@ -26,6 +26,7 @@ from ufbert.benchmark.layer.run import LayerBenchmark
 from ufbert.benchmark.report.results import compare
 from ufbert.benchmark.settings import BenchmarkSettings, Shape
 from ufbert.benchmark.timing import Threads, TimeBudget
+from ufbert.cmm.leaf_use import entropy_bits, expected_distinct, leaf_counts, right_shares
 from ufbert.cmm.tree import descend
 from ufbert.errors import ConfigError
 from ufbert.model.fff import masked_dense_fff
@@ -111,7 +112,7 @@ class TestPaths:
 
     def test_levels_are_counted_from_the_root(self) -> None:
         leaves = np.array([[12], [14]])  # right-left-right and right-right-right
-        assert right_shares(leaves, 3) == [1.0, 0.5, 1.0]
+        assert right_shares(leaf_counts(leaves, 3)) == [1.0, 0.5, 1.0]
 
     def test_a_tree_of_one_node_has_one_leaf(self) -> None:
         found = path_statistics(np.zeros((5, 3), np.int64), 0, (2,))

@@ -263,3 +263,63 @@ def test_the_documentation_names_every_implementation() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for implementation in (*DENSE, *CONDITIONAL):
         assert f"`{implementation.name}`" in text
+
+
+def save_tiny(folder: str, **changes: Any) -> None:
+    """A checkpoint with two layers of trees of depth 3 and a vocabulary of a few words."""
+    from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM
+    from ufbert.text.tokenization import train_tokenizer
+
+    tokenizer = train_tokenizer(["a bird sings in the blue sky", "a dog runs"] * 20, 200)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 8}
+    vocabulary = {"vocab_size": tokenizer.get_vocab_size(), "trees": 2, "depth": 3}
+    model = UltraFastBertForMaskedLM(UltraFastBertConfig(**{**shape, **vocabulary, **changes}))
+    model.save_pretrained(folder, tokenizer=tokenizer)
+
+
+def test_paths_of_a_checkpoint_are_a_table_a_layer(bench: Bench, tmp_path: Path) -> None:
+    save_tiny("model")
+    Path("a.txt").write_text(
+        "a bird sings\n\na dog runs in the blue sky and the dog sings and runs\n", encoding="utf-8"
+    )
+    Path("b.jsonl").write_text('{"words": "a dog"}\n{"words": "the sky"}\n', encoding="utf-8")
+    code, out, err = bench("paths", "model", "a.txt", "b.jsonl", "--text-column=words", "--json=paths.json")
+    assert (code, err) == (0, "wrote paths.json\n")
+    document = json.loads((tmp_path / "paths.json").read_text())
+    # With [CLS] and [SEP]: 5 of the first, 8 of the one that is cut, 4 each of the others.
+    assert (document["tokens"], document["texts"]) == (21, 4)
+    assert "model: where 21 tokens of 4 texts go in trees of depth 3" in out
+    assert [layer["layer"] for layer in document["layers"]] == [0, 1]
+    rows = out.splitlines()[-2:]
+    for row, layer in zip(rows, document["layers"], strict=True):
+        assert row.startswith(f"{layer['layer'] + 1} ")
+        assert f"{100 * layer['used_leaves']:.1f} % (uniform: " in row
+        assert row.rstrip().endswith(" ".join(f"{100 * share:.0f}" for share in layer["right_share_by_level"]))
+    code, out, _ = bench("paths", "model", "b.jsonl", "--text-column=words", "--tokens=1")
+    assert "where 8 tokens of 2 texts" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["paths"], "bench paths takes a checkpoint and text files: ufbert bench paths CHECKPOINT FILE..."),
+        (["paths", "model"], "bench paths takes a checkpoint and text files: ufbert bench paths CHECKPOINT FILE..."),
+        (["paths", "dense", "a.txt"], "dense: has no trees, its feedforward layers are dense"),
+        (["paths", "./absent", "a.txt"], "./absent: no such folder"),
+        (["paths", "model", "absent.txt"], "absent.txt: no such file or folder"),
+        (["paths", "model", "blank.txt"], "blank.txt: no text in it but blank lines; give a file with text"),
+        (["paths", "model", "a.txt", "--json=a.txt"], "a.txt: already exists; choose another --json"),
+        (["paths", "model", "a.txt", "--batch=3"], "--batch belongs to what is timed; bench paths takes --device"),
+        (["layer", "model"], "model: belongs to bench paths CHECKPOINT FILE...; bench layer takes no such"),
+        (["encoder", "--tokens=5"], "--tokens: belongs to bench paths CHECKPOINT FILE..."),
+    ],
+)
+def test_mistakes_about_paths_are_one_line(bench: Bench, arguments: list[str], line: str) -> None:
+    save_tiny("model")
+    save_tiny("dense", feedforward="dense", intermediate_size=32)
+    Path("a.txt").write_text("a bird sings\n", encoding="utf-8")
+    Path("blank.txt").write_text("\n\n", encoding="utf-8")
+    code, out, err = bench(*arguments)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"error: {line}")

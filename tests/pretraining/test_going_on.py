@@ -128,7 +128,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_note_and_the_checkpoint_is_saved(
     monkeypatch.setattr("ufbert.pretraining.saving.draw_loss_curve", fail)
     report = pretrain(plan("run", "training.steps=3", "training.save_every=0.001s"), plot=True)
     assert report.state.complete
-    assert report.files == ("metrics.jsonl",)
+    assert report.files == ("metrics.jsonl", "report.html")
     assert json.loads(STATE.read_text())["complete"]
     assert not Path("run/loss.png").exists()
     notes = [line for line in capfd.readouterr().err.splitlines() if line.startswith("No loss curve: loss.png cannot")]

@@ -43,6 +43,7 @@ def test_a_run_writes_a_checkpoint_with_everything_beside_it(plan: Callable[...,
         "loss.png",
         "metrics.jsonl",
         "model.safetensors",
+        "report.html",
         "settings.toml",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -230,9 +231,13 @@ def test_steps_without_a_finite_loss_are_skipped_and_end_the_run_when_they_go_on
         return output
 
     monkeypatch.setattr(UltraFastBertForMaskedLM, "forward", forward)
-    with pytest.raises(ConfigError, match=r"training diverged: 10 steps in a row up to step 12 .* are in run; lower"):
+    # Steps of 4 sequences each: the twelfth has those from 44 to 47, at 0.25 + 0.75 * 11 / 30 of the peak.
+    where = r"the last at learning rate 0\.000525 on the run's sequences 44 to 47; the last finite weights are in run; "
+    with pytest.raises(ConfigError, match=rf"training diverged: 10 steps in a row up to step 12 .*, {where}lower"):
         pretrain(plan("run", "training.steps=40", "training.batch_size=4"), plot=False)
-    assert capfd.readouterr().err.count("skipped") == 1
+    said = capfd.readouterr().err
+    assert said.count("skipped") == 1
+    assert "Step 3 (learning rate 0.0003, sequences 8 to 11): loss inf, gradient norm " in said
     assert all(p.isfinite().all() for p in weights("run").values())
     rows = read_metrics(Path("run/metrics.jsonl"))
     assert len(rows) == 1 + 2 + NON_FINITE_STEPS

@@ -17,7 +17,7 @@ from ufbert.errors import BackendError, ConfigError
 
 from .tree import visited_count
 
-__all__ = ["BACKENDS", "cmm", "resolve_backend"]
+__all__ = ["BACKENDS", "cmm", "cmm_leaves", "resolve_backend"]
 
 # Named as strings and imported only when asked for: none of them is needed to read a checkpoint.
 _MODULES = {
@@ -129,6 +129,15 @@ def cmm(
     else:
         y, _, _ = torch.ops.ufbert.cmm(rows, w_in, b_in, w_out, backend)
     return y if x.ndim == 2 else y.reshape(x.shape)
+
+
+def cmm_leaves(
+    x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor, backend: str = "auto"
+) -> torch.Tensor:
+    """Where `cmm` ends for the same arguments: node indices (tokens, P), tokens being the rows of x (..., H)."""
+    if dtype := _autocast_dtype("cuda" if x.is_cuda else "cpu", x.dtype):
+        x, w_in, b_in, w_out = x.to(dtype), w_in.to(dtype), b_in.to(dtype), w_out.to(dtype)
+    return _walk(x.reshape(-1, x.shape[-1]), w_in, b_in, w_out, backend)[2]
 
 
 def _autocast_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype | None:

@@ -35,7 +35,7 @@ class FillMask(Task):
 
     columns = ("masks", "filled")
 
-    def __init__(self, model: UltraFastBertForMaskedLM, tokenizer: Tokenizer, folder: Path, top_k: int) -> None:
+    def __init__(self, model: UltraFastBertForMaskedLM, tokenizer: Tokenizer, folder: Path | None, top_k: int) -> None:
         self.model, self.tokenizer, self.top_k = model, tokenizer, top_k
         self.mask_id = special_token_id(tokenizer, "mask", folder)
         self.mask = str(tokenizer.id_to_token(self.mask_id))

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from .config import UltraFastBertConfig
 
-__all__ = ["model_card"]
+__all__ = ["markdown_table", "model_card"]
 
 
-def model_card(config: UltraFastBertConfig, *, title: str, origin: str, figures: dict[str, str], command: str) -> str:
+def model_card(
+    config: UltraFastBertConfig,
+    *,
+    title: str,
+    origin: str,
+    figures: dict[str, str],
+    command: str,
+    sections: str = "",
+) -> str:
     """Markdown with Hugging Face's front matter.
 
     `origin` is a sentence on the weights' source, `figures` measured quantity -> value with its unit,
-    `command` the command line that made the model.
+    `command` the command line that made the model, `sections` further Markdown for the end.
     """
     if config.feedforward == "fff":
         layer = (
@@ -35,13 +45,19 @@ def model_card(config: UltraFastBertConfig, *, title: str, origin: str, figures:
         "UltraFastBertForMaskedLM": "fill-mask",
         "UltraFastBertForSequenceClassification": "text-classification",
     }.get(config.architectures[0] if config.architectures else "", "feature-extraction")
-    measured = _table("measured", figures) if figures else "No figure was measured for this checkpoint.\n"
+    measured = (
+        markdown_table(("measured", "value"), figures.items())
+        if figures
+        else "No figure was measured for this checkpoint.\n"
+    )
+    properties = markdown_table(("property", "value"), rows.items())
     return (
         f"---\nlibrary_name: ufbert\npipeline_tag: {task}\n---\n\n# {title}\n\n{origin}\n\nMade by:\n\n"
-        f"```bash\n{command}\n```\n\n## Model\n\n{_table('property', rows)}\n## Figures\n\n{measured}"
+        f"```bash\n{command}\n```\n\n## Model\n\n{properties}\n## Figures\n\n{measured}{sections}"
     )
 
 
-def _table(head: str, rows: dict[str, str]) -> str:
-    lines = [f"| {head} | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items())]
-    return "\n".join(lines) + "\n"
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, ending in a line break."""
+    lines = (head, ["---"] * len(head), *rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -85,12 +86,14 @@ class Run:
         seconds = time.perf_counter() - self.clock_start
         self.state.seconds = self.world.share([seconds], self.device)[0]
 
-    def measure(self) -> None:
-        """The held-out loss, by the leading process."""
+    def measure(self) -> dict[str, Any]:
+        """The held-out loss and tree health, by the leading process; what to add to the row of the metrics."""
         step = self.training_step
         if self.world.leads and len(self.held_out):
-            loss = self.held_out.measure(step.model, self.settings.training.micro_batch_size, step.dtype)
-            self.state.add_held_out(loss)
+            found = self.held_out.measure(step.model, self.settings.training.micro_batch_size, step.dtype)
+            self.state.add_held_out(found.loss, found.tree_health)
+        health = {"tree_health": self.state.tree_health} if self.state.tree_health else {}
+        return {"held_out_loss": self.state.held_out.get("last"), **health}
 
 
 def fit(run: Run, interruption: Interruption) -> int:
@@ -122,10 +125,12 @@ def fit(run: Run, interruption: Interruption) -> int:
             non_finite = 0 if result.applied else non_finite + 1
             run.read_clock()
 
-            measured = {}
-            if state.seconds - last_measured >= evaluate_every and run.progress() < 1.0:
-                run.measure()
-                measured = {"held_out_loss": state.held_out.get("last")}
+            measured: dict[str, Any] = {}
+            saves = state.seconds - last_saved >= save_every
+            # Of a checkpoint that is kept it shall be known how good it is.
+            measures = state.seconds - last_measured >= evaluate_every or (saves and training.keep_checkpoints > 0)
+            if measures and run.progress() < 1.0:
+                measured = run.measure()
                 run.read_clock()
                 last_measured = state.seconds
             run.metrics.add(
@@ -138,7 +143,7 @@ def fit(run: Run, interruption: Interruption) -> int:
                 mfu=run.throughput.utilisation(tokens / seconds),
                 **measured,
             )
-            _note_skipped(run, result, non_finite)
+            _note_skipped(run, result, non_finite, learning_rate, batch)
             display.step(
                 steps=state.steps,
                 work=run.work(),
@@ -149,25 +154,29 @@ def fit(run: Run, interruption: Interruption) -> int:
                 learning_rate=learning_rate,
                 utilisation=run.throughput.utilisation,
             )
-            if state.seconds - last_saved >= save_every:
+            if saves:
                 run.checkpoints.save_on_the_way()
                 run.read_clock()
                 last_saved = state.seconds
     return 0
 
 
-def _note_skipped(run: Run, result: StepResult, non_finite: int) -> None:
-    """Say that a step was skipped; give up, saving, when that goes on."""
+def _note_skipped(run: Run, result: StepResult, non_finite: int, learning_rate: float, batch: int) -> None:
+    """Say that a step, of so many sequences, was skipped; give up, saving, when that goes on."""
     if result.applied:
         return
     state = run.state
     state.skipped_steps += 1
     if non_finite == 1:
-        note(f"Step {state.steps:,}: loss {result.loss}, gradient norm {result.gradient_norm}; skipped")
+        note(
+            f"Step {state.steps:,} (learning rate {learning_rate:.3g}, sequences {state.sequences - batch:,} to "
+            f"{state.sequences - 1:,}): loss {result.loss}, gradient norm {result.gradient_norm}; skipped"
+        )
     if non_finite >= NON_FINITE_STEPS:
         run.checkpoints.save()
         raise ConfigError(
             f"training diverged: {non_finite} steps in a row up to step {state.steps:,} had no finite "
-            f"loss or gradient; the last finite weights are in {run.checkpoints.folder}; "
-            "lower training.peak_learning_rate"
+            f"loss or gradient, the last at learning rate {learning_rate:.3g} on the run's sequences "
+            f"{state.sequences - batch:,} to {state.sequences - 1:,}; the last finite weights are in "
+            f"{run.checkpoints.folder}; lower training.peak_learning_rate"
         )

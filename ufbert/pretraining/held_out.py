@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 
 from ufbert.model.heads import UltraFastBertForMaskedLM, labelled_positions
+from ufbert.model.tree_health import LeafRecorder
 from ufbert.system.devices import autocast
 from ufbert.text.corpus import TokenBlocks
 
 from .batches import Masking
 
-__all__ = ["HeldOut"]
+__all__ = ["HeldOut", "Measurement"]
 
 # Its own seed: runs with different seeds are measured on the same masks.
 MASK_SEED = 20231115
+# Tokens whose leaves are counted: enough for trees of 2,048 leaves. They walk the trees once more, and nothing else.
+HEALTH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the held-out text says of a model."""
+
+    loss: float
+    """Mean cross-entropy in nats over the masked positions."""
+    tree_health: list[dict[str, Any]]
+    """`LeafRecorder.health` over some of the text; empty for a model without trees."""
 
 
 class HeldOut:
@@ -30,21 +47,25 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def measure(self, model: UltraFastBertForMaskedLM, batch_size: int, dtype: torch.dtype) -> float:
-        """Mean cross-entropy in nats over the masked positions; the model's mode is kept."""
+    def measure(self, model: UltraFastBertForMaskedLM, batch_size: int, dtype: torch.dtype) -> Measurement:
+        """The loss over all of the text, and the health of the trees; the model's mode is kept."""
         was_training = model.training
         model.eval()
+        recorder = LeafRecorder(model)
+        # The blocks lie in the order of the text, so that every so-manieth batch stands for all of it.
+        every = max(1, self.input_ids.numel() // HEALTH_TOKENS)
         total, positions = torch.zeros((), dtype=torch.float64, device=model.device), 0
         with torch.inference_mode(), autocast(model.device, dtype):
-            for start in range(0, len(self), batch_size):
+            for number, start in enumerate(range(0, len(self), batch_size)):
                 labels = self.labels[start : start + batch_size]
                 labelled = labelled_positions(labels)
-                output = model(
-                    self.input_ids[start : start + batch_size].to(model.device),
-                    labels=labels.to(model.device),
-                    labelled=labelled.to(model.device),
-                )
+                with recorder.record() if number % every == 0 else contextlib.nullcontext():
+                    output = model(
+                        self.input_ids[start : start + batch_size].to(model.device),
+                        labels=labels.to(model.device),
+                        labelled=labelled.to(model.device),
+                    )
                 total += output.loss.double() * len(labelled)
                 positions += len(labelled)
         model.train(was_training)
-        return float(total) / max(1, positions)
+        return Measurement(float(total) / max(1, positions), recorder.health())

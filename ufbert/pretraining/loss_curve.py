@@ -6,11 +6,11 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ufbert.errors import MissingExtraError
 
-__all__ = ["LOSS_CURVE_FILE", "can_plot", "draw_loss_curve", "require_plot"]
+__all__ = ["LOSS_CURVE_FILE", "can_plot", "draw_loss_curve", "new_figure", "require_plot"]
 
 LOSS_CURVE_FILE = "loss.png"
 
@@ -26,21 +26,27 @@ def require_plot() -> None:
         raise MissingExtraError("matplotlib", "plot", "drawing the loss curve")
 
 
-def draw_loss_curve(rows: Sequence[dict[str, Any]], destination: Path, title: str) -> None:
-    """Training and held-out loss over the tokens seen, as a PNG.
-
-    `rows` are those of `metrics.jsonl`. The training loss is drawn as its running mean over 2 % of the run
-    besides the single steps. Raises `MissingExtraError` without matplotlib.
-    """
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches, which knows nothing of a screen. Raises `MissingExtraError`."""
     require_plot()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_loss_curve(rows: Sequence[dict[str, Any]], destination: Path | IO[bytes], title: str) -> None:
+    """Training and held-out loss over the tokens seen, as a PNG.
+
+    `rows` are those of `metrics.jsonl`. The training loss is drawn as its running mean over 2 % of the run
+    besides the single steps. Raises `MissingExtraError` without matplotlib.
+    """
     trained = [(row["tokens"], row["loss"]) for row in rows if row.get("loss") is not None]
     held_out = [(row["tokens"], row["held_out_loss"]) for row in rows if row.get("held_out_loss") is not None]
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
     if trained:
         tokens, losses = zip(*trained, strict=True)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ufbert.inference.pipeline import Pipeline
+import torch
+from tokenizers import Tokenizer
+
+from ufbert.inference.fill_mask import FillMask
+from ufbert.model.heads import UltraFastBertForMaskedLM
+from ufbert.system.compiler import uncompiled
+from ufbert.text.batching import Example, encode_window
 
 __all__ = ["FilledMask", "example_sentences", "fill_examples"]
 
@@ -37,12 +42,24 @@ def example_sentences(corpus: Sequence[str]) -> tuple[str, ...]:
     return PYTHON_SENTENCES if tuple(corpus) == ("embedded",) else ENGLISH_SENTENCES
 
 
-def fill_examples(folder: Path, sentences: Sequence[str], device: str, top: int = 3) -> list[FilledMask]:
-    """The `top` tokens for the gap of each sentence by the checkpoint in `folder`, as `ufbert infer` reads it."""
-    pipeline = Pipeline(folder, "fill-mask", top_k=top, device=device)
+def fill_examples(
+    model: UltraFastBertForMaskedLM, tokenizer: Tokenizer, sentences: Sequence[str], top: int = 3
+) -> list[FilledMask]:
+    """The `top` tokens for the gap of each sentence that the model can read to its gap; its mode is kept."""
+    task = FillMask(model, tokenizer, None, min(top, tokenizer.get_vocab_size()))
+    examples = [task.prepare(Example(sentence)) for sentence in sentences]
+    window = encode_window(tokenizer, examples, model.config.max_position_embeddings)
+    encoded = (torch.from_numpy(ids).to(model.device) for ids in window.encoded[:2])
+    input_ids, attention_mask = encoded
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), uncompiled(model):
+        predictions = task.predict(input_ids, attention_mask, None, examples)
+    model.train(was_training)
     filled = []
-    for sentence, result in zip(sentences, pipeline(sentences), strict=True):
+    for sentence, result in zip(sentences, predictions, strict=True):
         assert isinstance(result, dict)
-        candidates = ((str(c["token"]), float(c["probability"])) for c in result["masks"][0])
-        filled.append(FilledMask(sentence, tuple(candidates)))
+        if result["masks"]:
+            candidates = ((str(c["token"]), float(c["probability"])) for c in result["masks"][0])
+            filled.append(FilledMask(sentence, tuple(candidates)))
     return filled

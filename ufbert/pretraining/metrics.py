@@ -11,6 +11,8 @@ from typing import Any
 from ufbert.errors import CheckpointError
 from ufbert.system.atomic import explain_failure, write_file
 
+from .loggers import Loggers
+
 __all__ = ["METRICS_FILE", "MetricsLog", "keep_until", "read_metrics"]
 
 METRICS_FILE = "metrics.jsonl"
@@ -20,20 +22,23 @@ class MetricsLog:
     """Appends rows to a file, whole lines only.
 
     Rows wait in memory until `flush`, which opens the file anew each time: a checkpoint may have exchanged
-    the folder in between.
+    the folder in between. The loggers get each row at once.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, loggers: Loggers | None = None) -> None:
         self.file = file
+        self.loggers = Loggers() if loggers is None else loggers
         self.waiting: list[str] = []
 
     def add(self, **row: Any) -> None:
         """One row; values that are not finite are written as null, which JSON readers understand."""
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self.waiting.append(json.dumps(values) + "\n")
+        self.loggers.log(values)
 
     def flush(self) -> None:
         """Write the rows that wait. Raises `OutputError`, and keeps them for the next attempt."""
+        self.loggers.flush()
         if not self.waiting:
             return
         size = None

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
+from ufbert.model.card import markdown_table
+from ufbert.model.tree_health import HEALTH_COLUMNS, health_rows, summarise_health
 from ufbert.training.display import duration
 from ufbert.training.throughput import Throughput
 
@@ -16,7 +18,7 @@ from .computed_on import ComputedOn
 from .mask_examples import FilledMask
 from .state import TrainingState
 
-__all__ = ["PretrainingReport", "card_figures"]
+__all__ = ["PretrainingReport", "card_figures", "card_health"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class PretrainingReport:
             lines.append(f"Hardware: {self.hardware} (MFU, neurons on the path alone)")
         if state.held_out:
             lines.append(f"Held-out loss: {state.held_out['first']:.3f} before, {state.held_out['last']:.3f} after")
+        if state.tree_health:
+            lines.append(f"Trees: {summarise_health(state.tree_health)}")
         if state.skipped_steps:
             lines.append(f"Skipped: {state.skipped_steps:,} steps whose loss or gradient was not finite")
         lines.append(f"Saved: {self.folder} (checkpoint{''.join(f', {name}' for name in self.files)})")
@@ -94,8 +98,22 @@ def card_figures(
     if state.held_out:
         figures["held-out loss before training"] = f"{state.held_out['first']:.4f} nats per masked token"
         figures["held-out loss"] = f"{state.held_out['last']:.4f} nats per masked token"
+    if state.tree_health:
+        figures["trees"] = summarise_health(state.tree_health)
     figures["computed on"] = f"{computed_on.device} ({platform.machine()}), {computed_on.precision}"
     return figures
+
+
+def card_health(state: TrainingState) -> str:
+    """The section of the model card on the trees of each layer; empty without trees."""
+    if not state.tree_health:
+        return ""
+    tokens = state.tree_health[0]["tokens"]
+    return (
+        f"\n## Tree health\n\nWhere {tokens:,} tokens of the held-out text go; in brackets what as many tokens would "
+        "give if every leaf were equally likely. A dead subtree has two leaves or more, none of them reached.\n\n"
+        + markdown_table(HEALTH_COLUMNS, health_rows(state.tree_health))
+    )
 
 
 def _speed(state: TrainingState) -> float:

@@ -31,6 +31,8 @@ from .batches import Masking, MicroBatches
 from .computed_on import ComputedOn
 from .fit import Run, fit
 from .held_out import HeldOut
+from .html_report import REPORT_FILE
+from .loggers import open_loggers, require_loggers
 from .loss_curve import LOSS_CURVE_FILE, can_plot, require_plot
 from .mask_examples import example_sentences, fill_examples
 from .metrics import METRICS_FILE, MetricsLog, keep_until
@@ -57,6 +59,7 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
     if plan.resumed and state.complete:
         return PretrainingReport(folder, state, already_complete=True)
     training = settings.training
+    require_loggers(training.loggers)
     world = described_world()
     device = _own_device(training.device, world)
     _prepare_console(world, plot)
@@ -98,6 +101,7 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
                 tokenizer,
                 metrics,
                 figures=lambda: card_figures(state, model, computed_on, throughput),
+                examples=lambda: fill_examples(model, tokenizer, example_sentences(settings.data.corpus)),
                 plot=can_plot() if plot is None else plot,
                 leads=world.leads,
             )
@@ -109,20 +113,23 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
             else:
                 _begin(run, computed_on)
             run.start_clock()
-            stopped_by = fit(run, interruption)
-            if not stopped_by:
-                run.measure()
-                metrics.add(**run.position(), held_out_loss=state.held_out.get("last"))
-                state.complete = True
             try:
-                checkpoints.save_last()
+                stopped_by = fit(run, interruption)
+                if not stopped_by:
+                    metrics.add(**run.position(), **run.measure())
+                    state.complete = True
+                try:
+                    checkpoints.save_last()
+                finally:
+                    world.wait()  # torchrun ends all processes when one has left
             finally:
-                world.wait()  # torchrun ends all processes when one has left
+                metrics.loggers.close()
 
     examples = []
     if not stopped_by and world.leads:
-        examples = fill_examples(folder, example_sentences(settings.data.corpus), device.type)
+        examples = checkpoints.examples()
     drawn = [LOSS_CURVE_FILE] if checkpoints.plot and (folder / LOSS_CURVE_FILE).is_file() else []
+    drawn += [REPORT_FILE] if (folder / REPORT_FILE).is_file() else []
     return PretrainingReport(
         folder,
         state,
@@ -212,10 +219,11 @@ def _begin(run: Run, computed_on: ComputedOn) -> None:
         f"{config.neurons_available:,} neurons used, vocabulary of {config.vocab_size:,}, {computed_on.precision}"
     )
     run.state.computed_on = computed_on.to_dict()
-    check_disk_space(run.checkpoints.folder, config)
-    run.measure()
+    check_disk_space(run.checkpoints.folder, config, run.settings.training.keep_checkpoints)
+    measured = run.measure()
     run.checkpoints.create()
-    run.metrics.add(**run.position(), held_out_loss=run.state.held_out.get("last"))
+    _open_loggers(run)
+    run.metrics.add(**run.position(), **measured)
     if run.world.leads:
         run.metrics.flush()
 
@@ -231,3 +239,10 @@ def _continue(run: Run, computed_on: ComputedOn) -> None:
     state.sessions += 1
     if run.world.leads:
         keep_until(run.metrics.file, state.steps)
+    _open_loggers(run)
+
+
+def _open_loggers(run: Run) -> None:
+    """By the process that reports, once the run has its folder."""
+    if run.world.leads:
+        open_loggers(run.metrics.loggers, run.checkpoints.folder, run.settings, run.state)

@@ -24,6 +24,8 @@ DEFAULT_FOLDER = Path("runs/pretrain")
 FREE = {
     "training.device",
     "training.save_every",
+    "training.keep_checkpoints",
+    "training.loggers",
     "training.evaluate_every",
     "data.workers",
     "data.cache_dir",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ OPTIMIZER_FILE = f"{FOLDER}/optimizer.safetensors"
 class TrainingState:
     """Where a run is."""
 
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    """Names the run where others keep count of runs."""
     corpus: str = ""
     """Fingerprint of the token blocks."""
     steps: int = 0
@@ -49,11 +52,17 @@ class TrainingState:
     """What the last session ran on: `device`, `precision` and `processes`. Empty in older runs."""
     held_out: dict[str, float] = field(default_factory=dict)
     """Held-out loss: `first`, `last` and `best`."""
+    measured_step: int = -1
+    """The step after which the last measurement was made; -1 before there was one."""
+    tree_health: list[dict[str, Any]] = field(default_factory=list)
+    """Of the last measurement, by layer; empty in a model without trees."""
     complete: bool = False
     """Whether the run has come to its end."""
 
-    def add_held_out(self, loss: float) -> None:
-        """Note a measurement."""
+    def add_held_out(self, loss: float, tree_health: list[dict[str, Any]]) -> None:
+        """Note a measurement of the weights as they are."""
+        self.measured_step = self.steps
+        self.tree_health = tree_health
         self.held_out.setdefault("first", loss)
         self.held_out["last"] = loss
         self.held_out["best"] = min(loss, self.held_out.get("best", loss))

@@ -47,6 +47,9 @@ def small_model() -> UltraFastBertConfig:
     )
 
 
+LOGGERS = ("tensorboard", "wandb")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """Where the text comes from and how it becomes token blocks."""
@@ -149,12 +152,21 @@ class TrainingSettings:
     """Seed of initialisation, order and masking."""
     save_every: str = "10m"
     """Wall-clock time between checkpoints."""
+    keep_checkpoints: int = 0
+    """Kept in `checkpoints/` of the run's folder: so many of the newest checkpoints, and the best; 0 keeps none."""
     evaluate_every: str = "15s"
     """Wall-clock time between measurements of the held-out loss; the start and the end are always measured."""
     evaluation_sequences: int = 512
     """Held-out blocks of one measurement, evenly spread over the held-out text; 0 takes all."""
 
+    loggers: Sequence[str] = ()
+    """Where each step is logged besides metrics.jsonl: `tensorboard`, `wandb`, each with the extra of its name."""
+
     def __post_init__(self) -> None:
+        loggers = (self.loggers,) if isinstance(self.loggers, str) else self.loggers
+        object.__setattr__(self, "loggers", tuple(name for name in loggers if name))
+        for name in self.loggers:
+            one_of("training.loggers", name, LOGGERS)
         for name in ("steps", "tokens"):
             at_least(f"training.{name}", getattr(self, name), 0)
         if sum(map(bool, (self.steps, self.tokens, self.budget))) != 1:
@@ -168,6 +180,7 @@ class TrainingSettings:
         at_least("training.batch_size", self.batch_size, 1)
         at_least("training.micro_batch_size", self.micro_batch_size, 1)
         at_least("training.seed", self.seed, 0)
+        at_least("training.keep_checkpoints", self.keep_checkpoints, 0)
         at_least("training.evaluation_sequences", self.evaluation_sequences, 0)
         at_least("training.peak_learning_rate", self.peak_learning_rate, 0)
         at_least("training.weight_decay", self.weight_decay, 0)

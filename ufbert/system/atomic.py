@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ufbert.errors import OutputError
 
-__all__ = ["check_new", "explain_failure", "write_file", "write_folder"]
+__all__ = ["check_new", "explain_failure", "link_or_copy", "write_file", "write_folder"]
 
 # How linking fails where files can be written but not linked: exFAT, object stores, a folder on two mounts.
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
@@ -121,12 +121,13 @@ def _carry_over(old: Path, new: Path) -> None:
     for entry in old.iterdir():
         copy = new / entry.name
         if entry.is_dir() and not copy.exists():
-            shutil.copytree(entry, copy, copy_function=_link_or_copy)
+            shutil.copytree(entry, copy, copy_function=link_or_copy)
         elif entry.is_file() and not copy.exists():
-            _link_or_copy(entry, copy)
+            link_or_copy(entry, copy)
 
 
-def _link_or_copy(source: str | Path, target: str | Path) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, or copy it where the file system cannot. Raises `OSError`."""
     try:
         os.link(source, target)
     except OSError as error:

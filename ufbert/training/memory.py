@@ -46,12 +46,14 @@ def check_training_memory(config: UltraFastBertConfig, device: torch.device) -> 
         )
 
 
-def check_disk_space(folder: Path, config: UltraFastBertConfig) -> None:
+def check_disk_space(folder: Path, config: UltraFastBertConfig, kept: int = 0) -> None:
     """Raise `OutputError` if the checkpoints of a run in `folder` cannot fit beside each other.
 
-    A new checkpoint is complete before the old one goes; each has the weights and AdamW's two moments.
+    A new checkpoint is complete before the old one goes; each has the weights and AdamW's two moments. Of the newest
+    `kept` and the best one, if any are kept, the weights stay.
     """
-    needed = 2 * 3 * 4 * parameter_count(config)
+    weights = 4 * parameter_count(config)
+    needed = 2 * 3 * weights + (kept + 1 if kept else 0) * weights
     parent = next(p for p in folder.absolute().parents if p.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:

@@ -2,70 +2,57 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["entropy_bits", "expected_distinct", "path_statistics", "right_shares"]
+from ufbert.cmm.leaf_use import (
+    Counts,
+    entropy_bits,
+    expected_distinct,
+    expected_entropy_bits,
+    leaf_counts,
+    right_shares,
+)
 
-SIMULATIONS = 8
-
-
-def expected_distinct(leaves: int, tokens: int) -> float:
-    """Distinct leaves that `tokens` independent tokens reach if every leaf is equally likely."""
-    return leaves * -math.expm1(tokens * math.log1p(-1.0 / leaves)) if leaves > 1 else float(tokens > 0)
-
-
-def entropy_bits(counts: npt.NDArray[np.integer[Any]]) -> float:
-    """Entropy of the observed use, in bits; zeros in `counts` count nothing."""
-    share = counts[counts > 0] / counts.sum()
-    return float(max(0.0, -(share * np.log2(share)).sum()))
+__all__ = ["leaf_statistics", "path_statistics"]
 
 
-def right_shares(leaves: npt.NDArray[np.int64], depth: int) -> list[float]:
-    """At each level from the root: the share of the tokens (over all trees) that went right."""
-    path = leaves.astype(np.int64)
-    shares = []
-    for _ in range(depth):
-        shares.append(float((path % 2 == 0).mean()))  # right children have even numbers
-        path = (path - 1) // 2
-    return shares[::-1]
-
-
-def path_statistics(leaves: npt.NDArray[np.int64], depth: int, batches: Sequence[int], seed: int = 0) -> dict[str, Any]:
-    """The `paths` of the JSON file, from the leaf (a node index) of every token in every tree: (tokens, P).
+def leaf_statistics(counts: Counts, seed: int = 0) -> dict[str, Any]:
+    """The `paths` of the JSON file but for its batches, from the tokens by leaf (P, leaves).
 
     Figures of several trees are their means. The entropy of a finite sample falls short of log2(leaves) even
     for perfectly uniform use, so its expectation under uniform use, simulated with `seed`, stands beside it.
     """
-    tokens, trees = leaves.shape
-    total = 1 << depth
-    counts = [np.bincount(leaves[:, p] - (total - 1), minlength=total) for p in range(trees)]
-    generator = np.random.default_rng(seed)
-    uniform = [
-        entropy_bits(np.bincount(generator.integers(0, total, tokens), minlength=total)) for _ in range(SIMULATIONS)
-    ]
+    leaves, tokens = counts.shape[1], int(counts[0].sum())
     return {
         "tokens": tokens,
-        "leaves_per_tree": total,
-        "distinct_leaves": float(np.mean([(c > 0).sum() for c in counts])),
-        "expected_distinct_leaves": expected_distinct(total, tokens),
-        "entropy_bits": float(np.mean([entropy_bits(c) for c in counts])),
-        "expected_entropy_bits": float(np.mean(uniform)),
-        "maximum_entropy_bits": float(depth),
-        "largest_leaf_share": float(np.mean([c.max() for c in counts]) / tokens),
-        "right_share_by_level": right_shares(leaves, depth),
+        "leaves_per_tree": leaves,
+        "distinct_leaves": float((counts > 0).sum(1).mean()),
+        "expected_distinct_leaves": expected_distinct(leaves, tokens),
+        "entropy_bits": float(np.mean([entropy_bits(tree) for tree in counts])),
+        "expected_entropy_bits": expected_entropy_bits(leaves, tokens, seed),
+        "maximum_entropy_bits": float(leaves.bit_length() - 1),
+        "largest_leaf_share": float(counts.max(1).mean() / tokens),
+        "right_share_by_level": right_shares(counts),
+    }
+
+
+def path_statistics(leaves: npt.NDArray[np.int64], depth: int, batches: Sequence[int], seed: int = 0) -> dict[str, Any]:
+    """`leaf_statistics`, and the distinct leaves of batches, from the leaf of every token in each tree: (tokens, P)."""
+    counts = leaf_counts(leaves, depth)
+    return {
+        **leaf_statistics(counts, seed),
         "batches": [
             {
                 "batch": batch,
                 "distinct_leaves": _distinct_in_batches(leaves, batch),
-                "expected_distinct_leaves": expected_distinct(total, batch),
+                "expected_distinct_leaves": expected_distinct(counts.shape[1], batch),
             }
             for batch in batches
-            if batch <= tokens
+            if batch <= len(leaves)
         ],
     }
 
