@@ -13,6 +13,8 @@ from ufbert.finetuning.request import (
     VALIDATION_FRACTION,
     DataRequest,
     FinetuningRequest,
+    GlueRequest,
+    parse_seeds,
 )
 from ufbert.settings.sections import FinetuningSettings
 
@@ -28,19 +30,35 @@ DEFAULTS = FinetuningSettings()
 def finetune(
     context: typer.Context,
     checkpoint: Annotated[
-        str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help="Checkpoint folder, or the name of a model on the Hugging Face hub; several with --task glue.",
+        ),
     ],
     revision: RevisionOption = None,
     task: Annotated[
         str | None,
         typer.Option(
-            metavar="glue/NAME",
-            help="A GLUE task: cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp or mnli; or your own --train.",
+            metavar="glue/NAME|glue",
+            help="A GLUE task: cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp or mnli; glue for all of them and a table.",
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder with the task's files, or its parent; else they come from the hub."),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...", help="With --task glue: a run of every task for each.", show_default="that of --seed"
+        ),
+    ] = None,
+    relative_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT", help="With --task glue: show what the others keep of this checkpoint's scores."
+        ),
     ] = None,
     train: Annotated[
         str | None,
@@ -75,8 +93,8 @@ def finetune(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder of the result; must not exist.",
-            show_default="the next free of runs/finetune-NAME, ...-2",
+            help="Folder of the result; must not exist. With --task glue: of all runs; complete ones are skipped.",
+            show_default="the next free of runs/finetune-NAME, ...-2; runs/glue",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -116,7 +134,10 @@ def finetune(
 
     Writes a checkpoint folder that `ufbert infer --task classify` runs, with the figures in its README.md
     and metrics.jsonl. The folder is brought up to date after every epoch; Ctrl-C keeps the best one so far.
+
+    `--task glue` runs all tasks with several checkpoints and seeds, and writes glue.md, glue.csv and glue.json.
     """
+    from ufbert.errors import ConfigError
     from ufbert.finetuning.run import finetune as run
     from ufbert.reporting import show_log
     from ufbert.settings.toml import load_settings
@@ -145,10 +166,37 @@ def finetune(
         "finetuning.device": device,
         "finetuning.seed": seed,
     }
+    settings = load_settings(config, set_ or [], options=options).finetuning
+    if data_request.whole_glue:
+        from ufbert.finetuning.glue_suite import run_glue
+
+        if seeds is not None and seed is not None:
+            raise ConfigError("give --seed or --seeds, not both")
+        run_glue(
+            GlueRequest(
+                tuple(checkpoint),
+                data_request,
+                settings,
+                seeds=(settings.seed,) if seeds is None else parse_seeds(seeds),
+                relative_to=relative_to,
+                out=out or GlueRequest.out,
+                revision=revision,
+                tokenizer=tokenizer,
+                command=command_line(context),
+            )
+        )
+        return
+    for option, value in (("--seeds", seeds), ("--relative-to", relative_to)):
+        if value is not None:
+            raise ConfigError(f"{option} goes with --task glue; a single run has --seed")
+    if len(checkpoint) > 1:
+        raise ConfigError(
+            f"{len(checkpoint)} checkpoints are compared with --task glue; finetune on other data one by one"
+        )
     request = FinetuningRequest(
-        checkpoint,
+        checkpoint[0],
         data_request,
-        load_settings(config, set_ or [], options=options).finetuning,
+        settings,
         out=out,
         revision=revision,
         tokenizer=tokenizer,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from ufbert.errors import ConfigError
@@ -17,10 +16,11 @@ from ufbert.reporting import console, note
 from ufbert.settings.sections import FinetuningSettings
 from ufbert.system.atomic import write_folder
 from ufbert.system.devices import autocast, choose_precision
-from ufbert.text.batching import length_batches
+from ufbert.training.display import duration
 from ufbert.training.optimization import parameter_groups, set_learning_rate
 from ufbert.training.schedules import warm_up_then_decay
 
+from .evaluation import predict_logits, summed_loss
 from .model import LoadedModel, scale_output
 from .report import EpochReport, FinetuningDisplay, FinetuningReport
 from .sequence_batches import Sequences, encode_sequences, training_batches
@@ -29,7 +29,6 @@ from .tasks import baseline_prediction
 
 __all__ = ["FinetuningRun"]
 
-EVALUATION_BATCH_SIZE = 64
 RECORDS_PER_EPOCH = 20
 METRICS_FILE = "metrics.jsonl"
 
@@ -60,6 +59,7 @@ class FinetuningRun:
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step = 0
         self.started = time.perf_counter()
+        self.training_seconds = 0.0
         self.saved = False
         self.provenance = dict(model.config.provenance)
         # Values are learned in units of their spread around their mean.
@@ -138,6 +138,7 @@ class FinetuningRun:
                     total = 0.0
                     for loss, rows in self._train_epoch(optimizer, epoch, display):
                         total += loss * rows
+                    self.training_seconds += time.perf_counter() - started
                     display.validating(epoch)
                     loss, scores = self._validate()
                     if not math.isfinite(loss):
@@ -164,6 +165,8 @@ class FinetuningRun:
             )
             raise
         console().print(report.table())
+        ended = report.records[-1]
+        note(f"{ended['step_seconds']:.4g} s a step, {duration(ended['seconds'])} in all with validation")
         note(f"saved to {self.out}: {report.kept_words()}")
         note(report.summary())
         return report
@@ -220,27 +223,17 @@ class FinetuningRun:
     def _validate(self) -> tuple[float, tuple[dict[str, float], ...]]:
         """The mean loss over all validation rows, and the figures of every set."""
         total, scores = 0.0, []
+        regression = self.data.regression
         for split, sequences in zip(self.data.validation, self.validation_sequences, strict=True):
-            logits = self._predict(sequences)  # (rows, num_labels)
-            if self.data.regression:
+            logits = predict_logits(self.model, sequences, self.device, self.dtype)  # (rows, num_labels)
+            targets = torch.from_numpy((split.labels - self.offset) / self.factor if regression else split.labels)
+            total += summed_loss(logits, targets, regression=regression)
+            if regression:
                 predictions = logits[:, 0].double().numpy() * self.factor + self.offset
-                targets = torch.from_numpy((split.labels - self.offset) / self.factor)
-                total += float(F.mse_loss(logits[:, 0].double(), targets, reduction="sum"))
-                scores.append(self.data.measure.scores(split.labels, predictions))
             else:
-                total += float(F.cross_entropy(logits, torch.from_numpy(split.labels), reduction="sum"))
-                scores.append(self.data.measure.scores(split.labels, logits.argmax(1).numpy()))
+                predictions = logits.argmax(1).numpy()
+            scores.append(self.data.measure.scores(split.labels, predictions))
         return total / sum(map(len, self.data.validation)), tuple(scores)
-
-    def _predict(self, sequences: Sequences) -> torch.Tensor:
-        config = self.model.config
-        self.model.eval()
-        logits = torch.empty(len(sequences), config.num_labels)
-        with torch.inference_mode(), autocast(self.device, self.dtype):
-            for rows in length_batches(sequences.lengths, EVALUATION_BATCH_SIZE, 0):
-                batch = sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
-                logits[rows] = self.model(**{k: v.to(self.device) for k, v in batch.items()}).logits.float().cpu()
-        return logits
 
     def _finish(self, epoch: EpochReport) -> None:
         """Take an epoch into the report and save: its weights if they are to be kept, its figures always."""
@@ -251,11 +244,24 @@ class FinetuningRun:
         report.record_epoch(epoch)
         if keep:
             report.kept = epoch
+        if epoch.epoch == self.settings.epochs:
+            self._record_end()
         try:
             self._save(weights=keep)
         except BaseException:
             report.kept = previous  # what the folder holds
             raise
+
+    def _record_end(self) -> None:
+        """The last line of metrics.jsonl, by which a complete run is told from an interrupted one."""
+        kept = self.report.kept
+        self.report.record(
+            event="end",
+            kept=None if kept is None else kept.epoch,
+            steps=self.step,
+            step_seconds=self.training_seconds / self.step,
+            seconds=round(time.perf_counter() - self.started, 3),
+        )
 
     def _save(self, *, weights: bool) -> None:
         kept = self.report.kept

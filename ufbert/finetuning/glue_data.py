@@ -18,9 +18,9 @@ from ufbert.text.hub import quiet_loading
 
 from .labelled_rows import LabelledRows, read_labelled
 from .task_data import TaskData, build_task_data
-from .tasks import GlueTask
+from .tasks import GLUE, GlueTask
 
-__all__ = ["load_glue"]
+__all__ = ["glue_tasks_in", "load_glue"]
 
 HUB_NAME = "nyu-mll/glue"
 SPLIT_NAMES = {
@@ -47,6 +47,19 @@ def load_glue(task: GlueTask, folder: Path | None) -> TaskData:
             )
     train = rows.pop("train")
     return build_task_data(f"glue/{task.name}", names, task.measure, train, rows, numbered=True, notes=notes)
+
+
+def glue_tasks_in(folder: Path | None) -> list[GlueTask]:
+    """The tasks that have a folder in `folder`, or all of the hub's. Raises `DataError` where there is none."""
+    if folder is None:
+        return list(GLUE.values())
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; --data takes the folder of the tasks' folders")
+    found = [task for task in GLUE.values() if _task_folder(task, folder) != folder]
+    if not found:
+        known = ", ".join(GLUE)
+        raise DataError(f"{folder}: no task's folder in it; --task glue takes a folder of such folders ({known})")
+    return found
 
 
 def _from_folder(task: GlueTask, folder: Path, notes: list[str]) -> dict[str, LabelledRows]:
