@@ -89,6 +89,13 @@ def finetune(
             show_default="values if they are numbers with a decimal point",
         ),
     ] = None,
+    predict: Annotated[
+        str | None,
+        typer.Option(
+            metavar="test|FILE",
+            help="With a GLUE task: write predictions of its test set, or of FILE, as the GLUE server takes them.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -172,6 +179,10 @@ def finetune(
 
         if seeds is not None and seed is not None:
             raise ConfigError("give --seed or --seeds, not both")
+        if predict not in (None, "test"):
+            raise ConfigError(
+                f"--predict {predict}: a file goes with a single task; with --task glue give --predict test"
+            )
         run_glue(
             GlueRequest(
                 tuple(checkpoint),
@@ -183,6 +194,7 @@ def finetune(
                 revision=revision,
                 tokenizer=tokenizer,
                 command=command_line(context),
+                predict=predict is not None,
             )
         )
         return
@@ -201,5 +213,6 @@ def finetune(
         revision=revision,
         tokenizer=tokenizer,
         command=command_line(context),
+        predict=predict,
     )
     run(request)

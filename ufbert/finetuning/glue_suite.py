@@ -1,6 +1,7 @@
 """All of GLUE: a finetuning run for every checkpoint, task and seed, and the table over them.
 
-The folder holds `CHECKPOINT/TASK/seed-N` for every run, and `plan.json`, what they have in common. A second
+The folder holds `CHECKPOINT/TASK/seed-N` for every run, `predictions/CHECKPOINT/seed-N` for the GLUE server, and
+`plan.json`, what the runs have in common. A second
 call with the same folder skips the runs that are complete, which the last line of their metrics.jsonl says.
 """
 
@@ -14,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from ufbert.checkpoint.folder import locate_checkpoint
-from ufbert.errors import ConfigError, OutputError
+from ufbert.errors import ConfigError, DataError, OutputError
 from ufbert.reporting import console, note
 from ufbert.system.atomic import check_new, write_file
 
 from .epochs import METRICS_FILE
 from .glue_data import glue_tasks_in
 from .glue_files import write_tables
+from .glue_server import SERVER_FILES, ServerSet, find_test_sets, write_predictions
 from .glue_table import GlueRun, GlueTable
 from .request import FinetuningRequest, GlueRequest
-from .run import finetune
+from .run import PREDICTIONS, finetune
 from .tasks import GlueTask
 
 __all__ = ["GlueResult", "run_glue"]
@@ -52,6 +54,7 @@ def run_glue(request: GlueRequest) -> GlueResult:
         label: locate_checkpoint(checkpoint, request.revision)
         for label, checkpoint in zip(request.labels, request.checkpoints, strict=True)
     }
+    tests = _test_sets(tasks, request) if request.predict else {}
     _agree_on_plan(request, checkpoints)
     total = len(checkpoints) * len(tasks) * len(request.seeds)
     note(
@@ -70,12 +73,16 @@ def run_glue(request: GlueRequest) -> GlueResult:
         run = _complete_run(folder, label, task, seed)
         if run is None:
             note(f"run {len(runs) + 1} of {total}: {label}, {task.name}, seed {seed}")
+            for test in tests.get(task.name, []):  # of another run that was here
+                (_predictions(request, label, seed) / f"{test.name}.tsv").unlink(missing_ok=True)
             _run(request, checkpoint, task, seed, folder)
             run = _complete_run(folder, label, task, seed)
             assert run is not None
         else:
             skipped += 1
         runs.append(run)
+        if task.name in tests:
+            _predict(request, folder, tests[task.name], _predictions(request, label, seed))
     if skipped:
         note(f"{_counted(skipped, 'run')} of {total} were complete in {out} and were not repeated")
     relative_to = None if request.relative_to is None else request.label_of(request.relative_to)
@@ -103,6 +110,32 @@ def _run(request: GlueRequest, checkpoint: str, task: GlueTask, seed: int, folde
             command=request.command,
         )
     )
+
+
+def _test_sets(tasks: list[GlueTask], request: GlueRequest) -> dict[str, list[ServerSet]]:
+    """Task -> its test sets. Raises `DataError` where no task has any."""
+    found: dict[str, list[ServerSet]] = {}
+    for task in tasks:
+        try:
+            found[task.name] = find_test_sets(task, request.data.data, "test")
+        except DataError:
+            if task is tasks[-1] and not found:
+                raise
+    names = [test.name for sets in found.values() for test in sets]
+    if lacking := [name for name in SERVER_FILES if name not in names]:
+        note(f"note: no test set of {', '.join(lacking)} in the data; the GLUE server takes only complete submissions")
+    return found
+
+
+def _predictions(request: GlueRequest, label: str, seed: int) -> Path:
+    """The folder of one submission."""
+    return request.out / PREDICTIONS / label / f"seed-{seed}"
+
+
+def _predict(request: GlueRequest, model: Path, tests: list[ServerSet], out: Path) -> None:
+    missing = [test for test in tests if not (out / f"{test.name}.tsv").is_file()]
+    if missing:
+        write_predictions(model, missing, out, request.settings)
 
 
 def _complete_run(folder: Path, label: str, task: GlueTask, seed: int) -> GlueRun | None:

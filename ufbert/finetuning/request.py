@@ -129,6 +129,14 @@ class FinetuningRequest:
     """Tokenizer folder or file; None takes the checkpoint's."""
     command: str = ""
     """The command line for the model card; empty makes one up."""
+    predict: str | None = None
+    """`test` or a file of rows: write a GLUE task's predictions for the server."""
+
+    def __post_init__(self) -> None:
+        if self.predict is not None and self.data.task is None:
+            raise ConfigError(
+                "--predict writes what the GLUE server takes and goes with --task; for your own rows: ufbert infer"
+            )
 
     @property
     def command_line(self) -> str:
@@ -161,6 +169,8 @@ class GlueRequest:
     """Tokenizer folder or file; None takes each checkpoint's."""
     command: str = ""
     """The command line for the model cards."""
+    predict: bool = False
+    """Write every run's predictions of the test sets for the GLUE server."""
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) < len(self.labels):
