@@ -89,6 +89,16 @@ def finetune(
             show_default="values if they are numbers with a decimal point",
         ),
     ] = None,
+    label_separator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Rows of csv or tsv have several labels with this between; in jsonl and parquet lists say so.",
+        ),
+    ] = None,
+    skip_unlabelled: Annotated[
+        bool, typer.Option("--skip-unlabelled", help="Leave out rows whose label is missing or a negative class.")
+    ] = False,
     predict: Annotated[
         str | None,
         typer.Option(
@@ -161,6 +171,8 @@ def finetune(
         pair_column=pair_column,
         label_column=label_column,
         regression=regression,
+        label_separator=label_separator,
+        skip_unlabelled=skip_unlabelled,
         max_train_rows=max_train_rows,
         max_validation_rows=max_validation_rows,
     )

@@ -20,8 +20,9 @@ from ufbert.training.display import duration
 from ufbert.training.optimization import parameter_groups, set_learning_rate
 from ufbert.training.schedules import warm_up_then_decay
 
-from .evaluation import predict_logits, summed_loss
+from .evaluation import predict_logits
 from .model import LoadedModel, scale_output
+from .objective import Objective
 from .report import EpochReport, FinetuningDisplay, FinetuningReport
 from .sequence_batches import Sequences, encode_sequences, training_batches
 from .task_data import Split, TaskData
@@ -62,15 +63,10 @@ class FinetuningRun:
         self.training_seconds = 0.0
         self.saved = False
         self.provenance = dict(model.config.provenance)
-        # Values are learned in units of their spread around their mean.
-        self.offset, self.factor = 0.0, 1.0
-        self.labels = torch.from_numpy(data.train.labels)
-        if data.regression:
-            self.offset = float(np.mean(data.train.labels))
-            self.factor = float(np.std(data.train.labels)) or 1.0
-            self.labels = ((self.labels - self.offset) / self.factor).float()
-            if not loaded.head_is_new:
-                scale_output(self.model, 1.0 / self.factor, -self.offset / self.factor)
+        self.objective = Objective(data, settings.class_weights, device)
+        if data.regression and not loaded.head_is_new:
+            scale_output(self.model, 1.0 / self.objective.factor, -self.objective.offset / self.objective.factor)
+        self.best: EpochReport | None = None
         self.report = self._new_report()
 
     def _encode(self, split: Split) -> Sequences:
@@ -82,7 +78,9 @@ class FinetuningRun:
         data = self.data
         name, prediction = baseline_prediction(data.train.labels, data.regression)
         baseline = tuple(
-            data.measure.scores(split.labels, np.full(len(split), prediction, dtype=split.labels.dtype))
+            data.measure.scores(
+                split.labels, np.broadcast_to(prediction, split.labels.shape).astype(split.labels.dtype)
+            )
             for split in data.validation
         )
         report = FinetuningReport(data, name, baseline, self.settings.keep, self.settings.epochs)
@@ -153,6 +151,9 @@ class FinetuningRun:
                     )
                     self._finish(done)
                     display.epoch(report)
+                    if report.stopped_early:
+                        note(f"stopped after epoch {epoch}: {report.stop_words()}")
+                        break
         except KeyboardInterrupt:
             if self.step == 0:
                 note("interrupted before the first step; nothing is saved")
@@ -190,9 +191,10 @@ class FinetuningRun:
             rate = settings.learning_rate * share
             set_learning_rate(optimizer, rate)
             batch = self.train_sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
-            labels = self.labels[rows].to(self.device)
+            labels = self.objective.labels[rows].to(self.device)
             with autocast(self.device, self.dtype):
-                loss = self.model(**{k: v.to(self.device) for k, v in batch.items()}, labels=labels).loss
+                logits = self.model(**{k: v.to(self.device) for k, v in batch.items()}).logits
+                loss = self.objective.loss(logits, labels, config)
             value = float(loss.detach())
             if not math.isfinite(value):
                 self._diverged(value, step)
@@ -223,15 +225,10 @@ class FinetuningRun:
     def _validate(self) -> tuple[float, tuple[dict[str, float], ...]]:
         """The mean loss over all validation rows, and the figures of every set."""
         total, scores = 0.0, []
-        regression = self.data.regression
         for split, sequences in zip(self.data.validation, self.validation_sequences, strict=True):
             logits = predict_logits(self.model, sequences, self.device, self.dtype)  # (rows, num_labels)
-            targets = torch.from_numpy((split.labels - self.offset) / self.factor if regression else split.labels)
-            total += summed_loss(logits, targets, regression=regression)
-            if regression:
-                predictions = logits[:, 0].double().numpy() * self.factor + self.offset
-            else:
-                predictions = logits.argmax(1).numpy()
+            loss, predictions = self.objective.judge(logits, split.labels)
+            total += loss
             scores.append(self.data.measure.scores(split.labels, predictions))
         return total / sum(map(len, self.data.validation)), tuple(scores)
 
@@ -244,7 +241,11 @@ class FinetuningRun:
         report.record_epoch(epoch)
         if keep:
             report.kept = epoch
-        if epoch.epoch == self.settings.epochs:
+        if epoch.better_than(self.best):
+            self.best = epoch
+        patience, waited = self.settings.patience, epoch.epoch - (self.best or epoch).epoch
+        report.stopped_early = 0 < patience <= waited and epoch.epoch < self.settings.epochs
+        if report.stopped_early or epoch.epoch == self.settings.epochs:
             self._record_end()
         try:
             self._save(weights=keep)
@@ -283,7 +284,7 @@ class FinetuningRun:
         scores = self.model.classifier.scores
         trained = [p.detach().clone() for p in (scores.weight, scores.bias)]
         if self.data.regression:
-            scale_output(self.model, self.factor, self.offset)
+            scale_output(self.model, self.objective.factor, self.objective.offset)
         try:
             self.model.write(folder, tokenizer=self.tokenizer)
         finally:

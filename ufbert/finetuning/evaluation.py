@@ -1,9 +1,8 @@
-"""What a classification model says of rows, and its loss on them."""
+"""What a classification model says of rows."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from ufbert.model.heads import UltraFastBertForSequenceClassification
 from ufbert.system.devices import autocast
@@ -11,7 +10,7 @@ from ufbert.text.batching import length_batches
 
 from .sequence_batches import Sequences
 
-__all__ = ["predict_logits", "summed_loss"]
+__all__ = ["predict_logits"]
 
 EVALUATION_BATCH_SIZE = 64
 
@@ -28,10 +27,3 @@ def predict_logits(
             batch = sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
             logits[rows] = model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu()
     return logits
-
-
-def summed_loss(logits: torch.Tensor, targets: torch.Tensor, *, regression: bool) -> float:
-    """The loss of finetuning added up over the rows: logits (rows, num_labels), targets (rows,)."""
-    if regression:
-        return float(F.mse_loss(logits[:, 0].double(), targets, reduction="sum"))
-    return float(F.cross_entropy(logits, targets, reduction="sum"))

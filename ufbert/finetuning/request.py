@@ -51,6 +51,10 @@ class DataRequest:
     """None takes `LABEL_COLUMN`."""
     regression: bool | None = None
     """Whether labels are values; None decides by the labels."""
+    label_separator: str | None = None
+    """What stands between the labels of a row in csv and tsv; None where a row has one label."""
+    skip_unlabelled: bool = False
+    """Leave out rows whose label is missing or, for classes, negative."""
     max_train_rows: int | None = None
     """Train on a random sample of so many rows."""
     max_validation_rows: int | None = None
@@ -71,13 +75,20 @@ class DataRequest:
                 "pair_column",
                 "label_column",
                 "regression",
+                "label_separator",
+                "skip_unlabelled",
             ):
-                if getattr(self, name) is not None:
+                if getattr(self, name) not in (None, False) or (name == "regression" and self.regression is False):
                     option = "--" + name.replace("_", "-")
                     raise ConfigError(f"{option} goes with --train; a GLUE task has its own files and columns")
             return
         if self.data is not None:
             raise ConfigError("--data goes with --task; give your own files by --train and --validation")
+        if self.label_separator is not None and (self.regression is not None or not self.label_separator.strip(" ")):
+            raise ConfigError(
+                "--label-separator takes a character such as ; or | for rows with several labels, "
+                "which are neither values nor single classes"
+            )
         if self.validation is not None and self.validation_fraction is not None:
             raise ConfigError("give --validation or --validation-fraction, not both")
         if self.validation_fraction is not None and not 0.0 < self.validation_fraction < 1.0:
