@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
@@ -20,6 +22,7 @@ from ufbert.training.display import duration
 from ufbert.training.optimization import parameter_groups, set_learning_rate
 from ufbert.training.schedules import warm_up_then_decay
 
+from .class_report import ClassReport
 from .evaluation import predict_logits
 from .model import LoadedModel, scale_output
 from .objective import Objective
@@ -67,6 +70,7 @@ class FinetuningRun:
         if data.regression and not loaded.head_is_new:
             scale_output(self.model, 1.0 / self.objective.factor, -self.objective.offset / self.objective.factor)
         self.best: EpochReport | None = None
+        self.predictions: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
         self.report = self._new_report()
 
     def _encode(self, split: Split) -> Sequences:
@@ -224,11 +228,12 @@ class FinetuningRun:
 
     def _validate(self) -> tuple[float, tuple[dict[str, float], ...]]:
         """The mean loss over all validation rows, and the figures of every set."""
-        total, scores = 0.0, []
+        total, scores, self.predictions = 0.0, [], {}
         for split, sequences in zip(self.data.validation, self.validation_sequences, strict=True):
             logits = predict_logits(self.model, sequences, self.device, self.dtype)  # (rows, num_labels)
             loss, predictions = self.objective.judge(logits, split.labels)
             total += loss
+            self.predictions[split.name] = split.labels, predictions
             scores.append(self.data.measure.scores(split.labels, predictions))
         return total / sum(map(len, self.data.validation)), tuple(scores)
 
@@ -274,6 +279,9 @@ class FinetuningRun:
         with write_folder(self.out, replace=self.saved) as folder:
             if weights:
                 self._write_weights(folder)
+                if kept is not None and self.data.label_names is not None:
+                    self.report.classes = ClassReport(self.data.label_names, self.predictions)
+                    self.report.classes.write(folder)
             card = self.report.card(config, self.source, self.command)
             (folder / "README.md").write_text(card, encoding="utf-8")
             (folder / METRICS_FILE).write_text(self.report.metrics_lines(), encoding="utf-8")

@@ -15,6 +15,7 @@ from ufbert.model.config import UltraFastBertConfig
 from ufbert.reporting import note
 from ufbert.training.display import ProgressDisplay, duration
 
+from .class_report import ClassReport
 from .task_data import TaskData
 from .tasks import Scores
 
@@ -66,6 +67,8 @@ class FinetuningReport:
     """The lines of metrics.jsonl."""
     interrupted_at: int | None = None
     """The step at which Ctrl-C ended the run."""
+    classes: ClassReport | None = None
+    """The saved epoch's predictions by class; None for values, and before any validation."""
     stopped_early: bool = False
     """Whether the last epoch was the last that `finetuning.patience` allowed."""
 
@@ -174,7 +177,8 @@ class FinetuningReport:
                 figures[name] = f"{figure(value)} ({self.baseline_name}: {figure(baseline[name])})"
             figures["training loss"] = f"{self.kept.train_loss:.4f}"
             figures["validation loss"] = f"{self.kept.validation_loss:.4f}"
-        return model_card(config, title=f"{data.name} by ufbert", origin=origin, figures=figures, command=command)
+        card = model_card(config, title=f"{data.name} by ufbert", origin=origin, figures=figures, command=command)
+        return card if self.classes is None else f"{card}\n{self.classes.markdown()}"
 
 
 def figure(value: float) -> str:
