@@ -207,3 +207,16 @@ def test_checkpoints_of_one_name_are_told_apart_by_their_folders(tmp_path: Path)
     with pytest.raises(ConfigError, match="is none of the checkpoints given"):
         request.label_of("first")
     assert parse_seeds("1, 2,3") == (1, 2, 3)
+
+
+def test_real_rows_of_two_tasks(run: Run, tmp_path: Path, shared_data: Path) -> None:
+    (tmp_path / "glue").mkdir()
+    for task in ("rte", "stsb"):
+        (tmp_path / "glue" / task).symlink_to(shared_data / "glue" / task)
+    limits = ("--max-train-rows", "32", "--max-validation-rows", "16")
+    code, shown = run("small", "--task", "glue", "--data", "glue", "--out", "all", *limits, *FAST)
+    assert code == 0, shown
+    markdown = (tmp_path / "all/glue.md").read_text()
+    assert "| RTE | accuracy \\* | 32 | 16 |" in markdown
+    assert "| average | 2 of 8 tasks |" in markdown
+    assert "average without CoLA" not in markdown  # it would be the same
