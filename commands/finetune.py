@@ -13,6 +13,8 @@ from ufbert.finetuning.request import (
     VALIDATION_FRACTION,
     DataRequest,
     FinetuningRequest,
+    GlueRequest,
+    parse_seeds,
 )
 from ufbert.settings.sections import FinetuningSettings
 
@@ -28,19 +30,35 @@ DEFAULTS = FinetuningSettings()
 def finetune(
     context: typer.Context,
     checkpoint: Annotated[
-        str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help="Checkpoint folder, or the name of a model on the Hugging Face hub; several with --task glue.",
+        ),
     ],
     revision: RevisionOption = None,
     task: Annotated[
         str | None,
         typer.Option(
-            metavar="glue/NAME",
-            help="A GLUE task: cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp or mnli; or your own --train.",
+            metavar="glue/NAME|glue",
+            help="A GLUE task: cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp or mnli; glue for all of them and a table.",
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder with the task's files, or its parent; else they come from the hub."),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...", help="With --task glue: a run of every task for each.", show_default="that of --seed"
+        ),
+    ] = None,
+    relative_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT", help="With --task glue: show what the others keep of this checkpoint's scores."
+        ),
     ] = None,
     train: Annotated[
         str | None,
@@ -71,12 +89,29 @@ def finetune(
             show_default="values if they are numbers with a decimal point",
         ),
     ] = None,
+    label_separator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Rows of csv or tsv have several labels with this between; in jsonl and parquet lists say so.",
+        ),
+    ] = None,
+    skip_unlabelled: Annotated[
+        bool, typer.Option("--skip-unlabelled", help="Leave out rows whose label is missing or a negative class.")
+    ] = False,
+    predict: Annotated[
+        str | None,
+        typer.Option(
+            metavar="test|FILE",
+            help="With a GLUE task: write predictions of its test set, or of FILE, as the GLUE server takes them.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="Folder of the result; must not exist.",
-            show_default="the next free of runs/finetune-NAME, ...-2",
+            help="Folder of the result; must not exist. With --task glue: of all runs; complete ones are skipped.",
+            show_default="the next free of runs/finetune-NAME, ...-2; runs/glue",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -117,7 +152,10 @@ def finetune(
 
     Writes a checkpoint folder that `ufbert infer --task classify` runs, with the figures in its README.md
     and metrics.jsonl. The folder is brought up to date after every epoch; Ctrl-C keeps the best one so far.
+
+    `--task glue` runs all tasks with several checkpoints and seeds, and writes glue.md, glue.csv and glue.json.
     """
+    from ufbert.errors import ConfigError
     from ufbert.finetuning.run import finetune as run
     from ufbert.reporting import show_log
     from ufbert.settings.toml import load_settings
@@ -134,6 +172,8 @@ def finetune(
         pair_column=pair_column,
         label_column=label_column,
         regression=regression,
+        label_separator=label_separator,
+        skip_unlabelled=skip_unlabelled,
         max_train_rows=max_train_rows,
         max_validation_rows=max_validation_rows,
     )
@@ -146,13 +186,46 @@ def finetune(
         "finetuning.device": device,
         "finetuning.seed": seed,
     }
+    settings = load_settings(config, set_ or [], options=options, preset=preset).finetuning
+    if data_request.whole_glue:
+        from ufbert.finetuning.glue_suite import run_glue
+
+        if seeds is not None and seed is not None:
+            raise ConfigError("give --seed or --seeds, not both")
+        if predict not in (None, "test"):
+            raise ConfigError(
+                f"--predict {predict}: a file goes with a single task; with --task glue give --predict test"
+            )
+        run_glue(
+            GlueRequest(
+                tuple(checkpoint),
+                data_request,
+                settings,
+                seeds=(settings.seed,) if seeds is None else parse_seeds(seeds),
+                relative_to=relative_to,
+                out=out or GlueRequest.out,
+                revision=revision,
+                tokenizer=tokenizer,
+                command=command_line(context),
+                predict=predict is not None,
+            )
+        )
+        return
+    for option, value in (("--seeds", seeds), ("--relative-to", relative_to)):
+        if value is not None:
+            raise ConfigError(f"{option} goes with --task glue; a single run has --seed")
+    if len(checkpoint) > 1:
+        raise ConfigError(
+            f"{len(checkpoint)} checkpoints are compared with --task glue; finetune on other data one by one"
+        )
     request = FinetuningRequest(
-        checkpoint,
+        checkpoint[0],
         data_request,
-        load_settings(config, set_ or [], options=options, preset=preset).finetuning,
+        settings,
         out=out,
         revision=revision,
         tokenizer=tokenizer,
         command=command_line(context),
+        predict=predict,
     )
     run(request)

@@ -140,8 +140,8 @@ def test_errors_name_file_and_line(tmp_path: Path) -> None:
     assert "s.csv:2: label 'a' is not a finite number" in error_of(
         csv_file(tmp_path / "s.csv", ["a", "b"]), regression=True
     )
-    assert "d.jsonl:2: label ['a'] is neither text nor a number" in error_of(
-        jsonl_file(tmp_path / "d.jsonl", ["a", ["a"]])
+    assert "d.jsonl:2: label {'a': 1} is neither text nor a number" in error_of(
+        jsonl_file(tmp_path / "d.jsonl", ["a", {"a": 1}])
     )
     (tmp_path / "empty.csv").write_text("", encoding="utf-8")
     assert "empty.csv: no rows in it" in error_of(tmp_path / "empty.csv")

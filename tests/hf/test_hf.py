@@ -157,10 +157,13 @@ def test_a_head_that_no_file_holds_is_initialised(tmp_path: Path) -> None:
     assert 0.1 < theirs.classifier.dense.weight.std() < 0.3
     assert not theirs.classifier.dense.bias.any()
     torch.testing.assert_close(theirs.encoder(**inputs).last_hidden_state, ours(**inputs).last_hidden_state)
-    with pytest.raises(ConfigError, match="problem_type must be one of single_label_classification, regression"):
-        transformers.AutoModelForSequenceClassification.from_pretrained(
-            tmp_path / "model", problem_type="multi_label_classification"
-        )
+    several = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "model", num_labels=4, problem_type="multi_label_classification"
+    )
+    labels = torch.tensor([[1.0, 0.0, 0.0, 1.0]]).repeat(3, 1)
+    output = several(**inputs, labels=labels)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, labels)
+    torch.testing.assert_close(output.loss, expected)
 
 
 def test_a_model_made_from_a_config_has_our_initialisation() -> None:

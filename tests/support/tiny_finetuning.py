@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.finetuning.request import DataRequest
+from ufbert.finetuning.tasks import GLUE
 from ufbert.settings.sections import FinetuningSettings
 from ufbert.text.tokenization import encode_batch, train_tokenizer
 
@@ -74,3 +76,19 @@ def write_rows(folder: Path) -> DataRequest:
     """240 rows to learn from, 80 to be judged by."""
     train, validation = write_csv(folder / "train.csv", 240, 1), write_csv(folder / "validation.csv", 80, 2)
     return DataRequest(train=str(train), validation=str(validation))
+
+
+def write_glue(folder: Path, *tasks: str, rows: int = 24) -> Path:
+    """A folder of GLUE tasks with made-up rows in Hugging Face's columns: jsonl, a folder each."""
+    for name in tasks:
+        task = GLUE[name]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for seed, split in enumerate(("train", *task.validation)):
+            texts = sentences(rows, seed)
+            lines = []
+            for number, (text, label) in enumerate(texts):
+                value = float(label * 4) + number / 100 if task.labels is None else label
+                columns = dict.fromkeys(task.columns, text)
+                lines.append(json.dumps({**columns, "label": value, "idx": number}))
+            (folder / name / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

@@ -13,10 +13,11 @@ from ufbert.errors import DataError
 from ufbert.text.files import expand_paths
 
 from .glue_data import load_glue
-from .labelled_rows import holds_values, infer_class_names, read_labelled
+from .labelled_rows import LabelledRows, holds_values, infer_class_names, read_labelled, refuse_negative
 from .request import VALIDATION_FRACTION, DataRequest
+from .several_labels import holds_lists, infer_label_names, split_labels
 from .task_data import TaskData, build_task_data
-from .tasks import CLASSIFICATION, REGRESSION, glue_task
+from .tasks import CLASSIFICATION, MULTI_LABEL, REGRESSION, glue_task
 
 __all__ = ["load_task_data"]
 
@@ -35,27 +36,48 @@ def load_task_data(request: DataRequest, seed: int = 0) -> TaskData:
 
 def _load_files(request: DataRequest, seed: int) -> TaskData:
     assert request.train is not None
-    *texts, label = request.columns
-    train = read_labelled(expand_paths([request.train]), texts, label)
-    held_out = None
+    splits = {"train": _read(request, request.train)}
     if request.validation is not None:
-        held_out = read_labelled(expand_paths([request.validation]), texts, label)
+        splits["validation"] = _read(request, request.validation)
+    train = splits["train"]
     notes = []
-    if (regression := request.regression) is None and (regression := holds_values(train)):
+    several = any(map(holds_lists, splits.values()))
+    regression = request.regression
+    if several and regression is not None:
+        raise DataError(f"{train.source}: rows have lists of labels, which are neither values nor single classes")
+    if regression is None and not several and (regression := holds_values(train)):
         notes.append("labels are numbers with a decimal point: regression (--classification makes them classes)")
-    names = None if regression else infer_class_names(train)
+    names = None
+    if not regression:
+        splits = {name: refuse_negative(rows, skip=request.skip_unlabelled) for name, rows in splits.items()}
+        train = splits["train"]
+        names = infer_label_names(train) if several else infer_class_names(train)
+    for rows in splits.values():
+        if rows.skipped:
+            total = rows.skipped + len(rows)
+            notes.append(f"{rows.skipped:,} of {total:,} rows of {rows.source} have no label and are left out")
+    held_out = splits.pop("validation", None)
     data = build_task_data(
         request.name,
         names,
-        REGRESSION if regression else CLASSIFICATION,
+        REGRESSION if regression else MULTI_LABEL if several else CLASSIFICATION,
         train,
         {} if held_out is None else {"validation": held_out},
         numbered=train.class_names is not None,
         notes=notes,
+        multi_label=several,
     )
     if held_out is None:
         data = _hold_out(data, request.validation_fraction or VALIDATION_FRACTION, seed)
     return data
+
+
+def _read(request: DataRequest, files: str) -> LabelledRows:
+    *texts, label = request.columns
+    rows = read_labelled(expand_paths([files]), texts, label, skip_unlabelled=request.skip_unlabelled)
+    if request.label_separator is not None:
+        split_labels(rows, request.label_separator)
+    return rows
 
 
 def _hold_out(data: TaskData, fraction: float, seed: int) -> TaskData:
@@ -89,7 +111,10 @@ def _sampled(data: TaskData, request: DataRequest, seed: int) -> TaskData:
             split = split.take(np.sort(chosen))
         splits.append(split)
     train = splits[0]
-    if not data.regression and len(np.unique(train.labels)) < 2:
+    if data.multi_label:
+        if (train.labels == train.labels[0]).all():
+            raise DataError(f"{train.source}: all {len(train):,} training rows have the same labels; nothing to learn")
+    elif not data.regression and len(np.unique(train.labels)) < 2:
         assert data.label_names is not None
         raise DataError(
             f"{train.source}: all {len(train):,} training rows are of class "

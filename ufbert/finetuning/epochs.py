@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from ufbert.errors import ConfigError
@@ -17,11 +18,14 @@ from ufbert.reporting import console, note
 from ufbert.settings.sections import FinetuningSettings
 from ufbert.system.atomic import write_folder
 from ufbert.system.devices import autocast, choose_precision
-from ufbert.text.batching import length_batches
+from ufbert.training.display import duration
 from ufbert.training.optimization import parameter_groups, set_learning_rate
 from ufbert.training.schedules import warm_up_then_decay
 
+from .class_report import ClassReport
+from .evaluation import predict_logits
 from .model import LoadedModel, scale_output
+from .objective import Objective
 from .report import EpochReport, FinetuningDisplay, FinetuningReport
 from .sequence_batches import Sequences, encode_sequences, training_batches
 from .task_data import Split, TaskData
@@ -29,7 +33,6 @@ from .tasks import baseline_prediction
 
 __all__ = ["FinetuningRun"]
 
-EVALUATION_BATCH_SIZE = 64
 RECORDS_PER_EPOCH = 20
 METRICS_FILE = "metrics.jsonl"
 
@@ -60,17 +63,14 @@ class FinetuningRun:
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step = 0
         self.started = time.perf_counter()
+        self.training_seconds = 0.0
         self.saved = False
         self.provenance = dict(model.config.provenance)
-        # Values are learned in units of their spread around their mean.
-        self.offset, self.factor = 0.0, 1.0
-        self.labels = torch.from_numpy(data.train.labels)
-        if data.regression:
-            self.offset = float(np.mean(data.train.labels))
-            self.factor = float(np.std(data.train.labels)) or 1.0
-            self.labels = ((self.labels - self.offset) / self.factor).float()
-            if not loaded.head_is_new:
-                scale_output(self.model, 1.0 / self.factor, -self.offset / self.factor)
+        self.objective = Objective(data, settings.class_weights, device)
+        if data.regression and not loaded.head_is_new:
+            scale_output(self.model, 1.0 / self.objective.factor, -self.objective.offset / self.objective.factor)
+        self.best: EpochReport | None = None
+        self.predictions: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
         self.report = self._new_report()
 
     def _encode(self, split: Split) -> Sequences:
@@ -82,7 +82,9 @@ class FinetuningRun:
         data = self.data
         name, prediction = baseline_prediction(data.train.labels, data.regression)
         baseline = tuple(
-            data.measure.scores(split.labels, np.full(len(split), prediction, dtype=split.labels.dtype))
+            data.measure.scores(
+                split.labels, np.broadcast_to(prediction, split.labels.shape).astype(split.labels.dtype)
+            )
             for split in data.validation
         )
         report = FinetuningReport(data, name, baseline, self.settings.keep, self.settings.epochs)
@@ -138,6 +140,7 @@ class FinetuningRun:
                     total = 0.0
                     for loss, rows in self._train_epoch(optimizer, epoch, display):
                         total += loss * rows
+                    self.training_seconds += time.perf_counter() - started
                     display.validating(epoch)
                     loss, scores = self._validate()
                     if not math.isfinite(loss):
@@ -152,6 +155,9 @@ class FinetuningRun:
                     )
                     self._finish(done)
                     display.epoch(report)
+                    if report.stopped_early:
+                        note(f"stopped after epoch {epoch}: {report.stop_words()}")
+                        break
         except KeyboardInterrupt:
             if self.step == 0:
                 note("interrupted before the first step; nothing is saved")
@@ -164,6 +170,8 @@ class FinetuningRun:
             )
             raise
         console().print(report.table())
+        ended = report.records[-1]
+        note(f"{ended['step_seconds']:.4g} s a step, {duration(ended['seconds'])} in all with validation")
         note(f"saved to {self.out}: {report.kept_words()}")
         note(report.summary())
         return report
@@ -187,9 +195,10 @@ class FinetuningRun:
             rate = settings.learning_rate * share
             set_learning_rate(optimizer, rate)
             batch = self.train_sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
-            labels = self.labels[rows].to(self.device)
+            labels = self.objective.labels[rows].to(self.device)
             with autocast(self.device, self.dtype):
-                loss = self.model(**{k: v.to(self.device) for k, v in batch.items()}, labels=labels).loss
+                logits = self.model(**{k: v.to(self.device) for k, v in batch.items()}).logits
+                loss = self.objective.loss(logits, labels, config)
             value = float(loss.detach())
             if not math.isfinite(value):
                 self._diverged(value, step)
@@ -219,28 +228,14 @@ class FinetuningRun:
 
     def _validate(self) -> tuple[float, tuple[dict[str, float], ...]]:
         """The mean loss over all validation rows, and the figures of every set."""
-        total, scores = 0.0, []
+        total, scores, self.predictions = 0.0, [], {}
         for split, sequences in zip(self.data.validation, self.validation_sequences, strict=True):
-            logits = self._predict(sequences)  # (rows, num_labels)
-            if self.data.regression:
-                predictions = logits[:, 0].double().numpy() * self.factor + self.offset
-                targets = torch.from_numpy((split.labels - self.offset) / self.factor)
-                total += float(F.mse_loss(logits[:, 0].double(), targets, reduction="sum"))
-                scores.append(self.data.measure.scores(split.labels, predictions))
-            else:
-                total += float(F.cross_entropy(logits, torch.from_numpy(split.labels), reduction="sum"))
-                scores.append(self.data.measure.scores(split.labels, logits.argmax(1).numpy()))
+            logits = predict_logits(self.model, sequences, self.device, self.dtype)  # (rows, num_labels)
+            loss, predictions = self.objective.judge(logits, split.labels)
+            total += loss
+            self.predictions[split.name] = split.labels, predictions
+            scores.append(self.data.measure.scores(split.labels, predictions))
         return total / sum(map(len, self.data.validation)), tuple(scores)
-
-    def _predict(self, sequences: Sequences) -> torch.Tensor:
-        config = self.model.config
-        self.model.eval()
-        logits = torch.empty(len(sequences), config.num_labels)
-        with torch.inference_mode(), autocast(self.device, self.dtype):
-            for rows in length_batches(sequences.lengths, EVALUATION_BATCH_SIZE, 0):
-                batch = sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
-                logits[rows] = self.model(**{k: v.to(self.device) for k, v in batch.items()}).logits.float().cpu()
-        return logits
 
     def _finish(self, epoch: EpochReport) -> None:
         """Take an epoch into the report and save: its weights if they are to be kept, its figures always."""
@@ -251,11 +246,28 @@ class FinetuningRun:
         report.record_epoch(epoch)
         if keep:
             report.kept = epoch
+        if epoch.better_than(self.best):
+            self.best = epoch
+        patience, waited = self.settings.patience, epoch.epoch - (self.best or epoch).epoch
+        report.stopped_early = 0 < patience <= waited and epoch.epoch < self.settings.epochs
+        if report.stopped_early or epoch.epoch == self.settings.epochs:
+            self._record_end()
         try:
             self._save(weights=keep)
         except BaseException:
             report.kept = previous  # what the folder holds
             raise
+
+    def _record_end(self) -> None:
+        """The last line of metrics.jsonl, by which a complete run is told from an interrupted one."""
+        kept = self.report.kept
+        self.report.record(
+            event="end",
+            kept=None if kept is None else kept.epoch,
+            steps=self.step,
+            step_seconds=self.training_seconds / self.step,
+            seconds=round(time.perf_counter() - self.started, 3),
+        )
 
     def _save(self, *, weights: bool) -> None:
         kept = self.report.kept
@@ -267,6 +279,9 @@ class FinetuningRun:
         with write_folder(self.out, replace=self.saved) as folder:
             if weights:
                 self._write_weights(folder)
+                if kept is not None and self.data.label_names is not None:
+                    self.report.classes = ClassReport(self.data.label_names, self.predictions)
+                    self.report.classes.write(folder)
             card = self.report.card(config, self.source, self.command)
             (folder / "README.md").write_text(card, encoding="utf-8")
             (folder / METRICS_FILE).write_text(self.report.metrics_lines(), encoding="utf-8")
@@ -277,7 +292,7 @@ class FinetuningRun:
         scores = self.model.classifier.scores
         trained = [p.detach().clone() for p in (scores.weight, scores.bias)]
         if self.data.regression:
-            scale_output(self.model, self.factor, self.offset)
+            scale_output(self.model, self.objective.factor, self.objective.offset)
         try:
             self.model.write(folder, tokenizer=self.tokenizer)
         finally:

@@ -18,9 +18,9 @@ from ufbert.text.hub import quiet_loading
 
 from .labelled_rows import LabelledRows, read_labelled
 from .task_data import TaskData, build_task_data
-from .tasks import GlueTask
+from .tasks import GLUE, GlueTask
 
-__all__ = ["load_glue"]
+__all__ = ["HUB_NAME", "glue_tasks_in", "load_glue", "split_files", "task_folder"]
 
 HUB_NAME = "nyu-mll/glue"
 SPLIT_NAMES = {
@@ -28,6 +28,9 @@ SPLIT_NAMES = {
     "validation": ("validation", "dev"),
     "validation_matched": ("validation_matched", "dev_matched"),
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
+    "test": ("test",),
+    "test_matched": ("test_matched",),
+    "test_mismatched": ("test_mismatched",),
 }
 FORMAT_ORDER = ("parquet", "jsonl", "csv", "tsv")
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -49,13 +52,26 @@ def load_glue(task: GlueTask, folder: Path | None) -> TaskData:
     return build_task_data(f"glue/{task.name}", names, task.measure, train, rows, numbered=True, notes=notes)
 
 
+def glue_tasks_in(folder: Path | None) -> list[GlueTask]:
+    """The tasks that have a folder in `folder`, or all of the hub's. Raises `DataError` where there is none."""
+    if folder is None:
+        return list(GLUE.values())
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; --data takes the folder of the tasks' folders")
+    found = [task for task in GLUE.values() if task_folder(task, folder) != folder]
+    if not found:
+        known = ", ".join(GLUE)
+        raise DataError(f"{folder}: no task's folder in it; --task glue takes a folder of such folders ({known})")
+    return found
+
+
 def _from_folder(task: GlueTask, folder: Path, notes: list[str]) -> dict[str, LabelledRows]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; --data takes the folder of the task's files")
-    own = _task_folder(task, folder)
+    own = task_folder(task, folder)
     rows, subsets = {}, []
     for split in ("train", *task.validation):
-        paths, subset = _split_files(task, own, split)
+        paths, subset = split_files(task, own, split)
         rows[split] = _read(task, paths, notes)
         if subset:
             subsets.append(", ".join(p.name for p in paths))
@@ -64,13 +80,13 @@ def _from_folder(task: GlueTask, folder: Path, notes: list[str]) -> dict[str, La
     return rows
 
 
-def _task_folder(task: GlueTask, folder: Path) -> Path:
+def task_folder(task: GlueTask, folder: Path) -> Path:
     """`folder` itself, or the task's folder in it under Hugging Face's or GLUE's own name."""
     wanted = {task.name, task.folder.lower()}
     return next((p for p in sorted(folder.iterdir()) if p.is_dir() and p.name.lower() in wanted), folder)
 
 
-def _split_files(task: GlueTask, folder: Path, split: str) -> tuple[list[Path], bool]:
+def split_files(task: GlueTask, folder: Path, split: str) -> tuple[list[Path], bool]:
     """The files of a split, and whether their name says that they are a subset."""
     complete: dict[tuple[int, str], list[Path]] = {}
     subsets: list[Path] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -22,10 +22,23 @@ import numpy.typing as npt
 from ufbert.errors import DataError
 from ufbert.text.files import file_format, read_rows
 
-__all__ = ["LabelledRows", "class_numbers", "holds_values", "infer_class_names", "label_values", "read_labelled"]
+__all__ = [
+    "LabelledRows",
+    "class_numbers",
+    "holds_values",
+    "infer_class_names",
+    "label_values",
+    "name_of",
+    "ordered_names",
+    "read_labelled",
+    "refuse_negative",
+    "shown_label",
+    "whole_number",
+]
 
 # A column with more classes than this, and than half its rows, is text or an index taken for a label.
 PLAUSIBLE_CLASSES = 20
+SKIP = "or leave out such rows of your own files by --skip-unlabelled"
 
 
 @dataclass
@@ -41,6 +54,8 @@ class LabelledRows:
     """File and line of every row."""
     class_names: tuple[str, ...] | None = None
     """From the file's metadata."""
+    skipped: int = 0
+    """Rows without a label that were left out."""
 
     def where(self, row: int) -> str:
         """`file:line` of a row."""
@@ -57,27 +72,36 @@ def read_labelled(
     *,
     header: Sequence[str] | None = None,
     on_bad: Callable[[DataError], None] | None = None,
+    skip_unlabelled: bool = False,
 ) -> LabelledRows:
     """All rows of files with one or two text columns and a label. Raises `DataError` with `file:line`.
 
-    `header` and `on_bad` are those of `read_rows`.
+    `header` and `on_bad` are those of `read_rows`. With `skip_unlabelled`, rows whose label is missing (null, NaN,
+    an empty field, a JSON row without the key) are counted and left out.
     """
     rows = LabelledRows(", ".join(path.name for path in paths))
     for path in paths:
-        reader = read_rows(path, columns=[label_column], text_columns=text_columns, header=header, on_bad=on_bad)
+        # A JSON row may lack the key; in a table a column that is missing is a mistake.
+        columns = None if skip_unlabelled and file_format(path) == "jsonl" else [label_column]
+        reader = read_rows(path, columns=columns, text_columns=text_columns, header=header, on_bad=on_bad)
         for row in reader:
+            label = row.fields.get(label_column)
+            if label is None or (isinstance(label, str) and not label.strip()) or (skip_unlabelled and label != label):
+                if skip_unlabelled:
+                    rows.skipped += 1
+                    continue
+                raise DataError(f"{row.where}: {label_column!r} is empty; give the row a label or remove it, {SKIP}")
             rows.texts.append(row.fields[text_columns[0]])
             if len(text_columns) == 2:
                 rows.pairs.append(row.fields[text_columns[1]])
-            label = row.fields[label_column]
-            if label is None or (isinstance(label, str) and not label.strip()):
-                raise DataError(f"{row.where}: {label_column!r} is empty; give the row a label or remove it")
             rows.labels.append(label)
             rows.places.append((str(path), row.line))
         names = _metadata_names(path, label_column)
         if rows.class_names not in (None, names) and names is not None:
             raise DataError(f"{path}: its classes {names} are not those of {paths[0]}, {rows.class_names}")
         rows.class_names = names or rows.class_names
+    if not rows.texts:
+        raise DataError(f"{rows.source}: none of its {rows.skipped:,} rows has a label in {label_column!r}")
     return rows
 
 
@@ -90,9 +114,42 @@ def _metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
     metadata = pq.read_schema(path).metadata or {}
     try:
         feature = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"][column]
-        return tuple(map(str, feature["names"])) or None
-    except (KeyError, TypeError, ValueError):
+        return tuple(map(str, feature.get("feature", feature)["names"])) or None  # the feature of a list's entries
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
+
+
+def refuse_negative(rows: LabelledRows, *, skip: bool) -> LabelledRows:
+    """The rows without those whose class number is below 0, Hugging Face's sign of a row without a label.
+
+    Unless they are to be skipped, the first one raises `DataError` with `file:line`.
+    """
+    kept = []
+    for row, label in enumerate(rows.labels):
+        entries = label if isinstance(label, list) else [label]
+        if any((number := whole_number(name_of(entry))) is not None and number < 0 for entry in entries):
+            if not skip:
+                raise DataError(
+                    f"{rows.where(row)}: label {shown_label(label)} is negative, which marks a row without a label; "
+                    f"give it one or remove it, {SKIP}; a class of its own needs a name, such as 'negative'"
+                )
+        else:
+            kept.append(row)
+    if len(kept) == len(rows):
+        return rows
+    if not kept:
+        raise DataError(
+            f"{rows.source}: none of its {len(rows) + rows.skipped:,} rows has a label that is not negative"
+        )
+    return LabelledRows(
+        rows.source,
+        [rows.texts[i] for i in kept],
+        [rows.pairs[i] for i in kept] if rows.pairs else [],
+        [rows.labels[i] for i in kept],
+        [rows.places[i] for i in kept],
+        rows.class_names,
+        rows.skipped + len(rows) - len(kept),
+    )
 
 
 def number_of(label: Any) -> float | None:
@@ -108,11 +165,12 @@ def number_of(label: Any) -> float | None:
 def _is_fractional(label: Any) -> bool:
     """Whether a label is a number written with a decimal point or exponent."""
     if isinstance(label, str):
-        return number_of(label) is not None and _whole(label) is None
+        return number_of(label) is not None and whole_number(label) is None
     return number_of(label) is not None and not isinstance(label, numbers.Integral)
 
 
-def _whole(text: str) -> int | None:
+def whole_number(text: str) -> int | None:
+    """The whole number that a text spells; None where it spells none."""
     try:
         return int(text)
     except ValueError:
@@ -147,7 +205,7 @@ def label_values(rows: LabelledRows) -> npt.NDArray[np.float64]:
         number = number_of(label)
         if number is None or not math.isfinite(number):
             raise DataError(
-                f"{rows.where(row)}: label {_shown(label)} is not a finite number, as regression needs; "
+                f"{rows.where(row)}: label {shown_label(label)} is not a finite number, as regression needs; "
                 "mend the row, or give --classification"
             )
         values[row] = number
@@ -160,16 +218,22 @@ def infer_class_names(rows: LabelledRows) -> tuple[str, ...]:
         return rows.class_names
     for row, label in enumerate(rows.labels):
         if isinstance(label, dict | list | bytes):
-            raise DataError(f"{rows.where(row)}: label {_shown(label)} is neither text nor a number")
+            raise DataError(f"{rows.where(row)}: label {shown_label(label)} is neither text nor a number")
         if isinstance(label, float) and not math.isfinite(label):
             raise DataError(f"{rows.where(row)}: the label is {label}; give the row a label or remove it")
     distinct = {name_of(label) for label in rows.labels}
     if len(distinct) > max(PLAUSIBLE_CLASSES, len(rows) / 2):
         raise DataError(
             f"{rows.source}: {len(distinct):,} different labels in {len(rows):,} rows, such as "
-            f"{_shown(min(distinct))}; give the --label-column of classes, or --regression for values"
+            f"{shown_label(min(distinct))}; give the --label-column of classes, or --regression for values"
         )
-    if all(_whole(name) is not None for name in distinct):
+    return ordered_names(distinct)
+
+
+def ordered_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Classes in their order: whole numbers by value, others by the alphabet."""
+    distinct = set(names)
+    if all(whole_number(name) is not None for name in distinct):
         return tuple(sorted(distinct, key=lambda name: (int(name), name)))
     return tuple(sorted(distinct))
 
@@ -184,18 +248,19 @@ def class_numbers(rows: LabelledRows, names: Sequence[str], *, numbered: bool) -
     classes = np.empty(len(rows), dtype=np.int64)
     for row, label in enumerate(rows.labels):
         name = name_of(label)
-        if name not in index and numbered and (number := _whole(name)) is not None and 0 <= number < len(own):
+        if name not in index and numbered and (number := whole_number(name)) is not None and 0 <= number < len(own):
             name = own[number]
         if name not in index:
             known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
             raise DataError(
-                f"{rows.where(row)}: label {_shown(label)} is not among the training classes ({known}); "
+                f"{rows.where(row)}: label {shown_label(label)} is not among the training classes ({known}); "
                 "mend or remove the row"
             )
         classes[row] = index[name]
     return classes
 
 
-def _shown(label: Any) -> str:
+def shown_label(label: Any) -> str:
+    """A label in an error, cut short."""
     text = repr(label)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -64,16 +64,20 @@ def load_model(folder: Path, data: TaskData, settings: FinetuningSettings) -> Lo
         "classifier_pooling": settings.pooling,
         "num_labels": 1 if names is None else len(names),
         "id2label": None if names is None else dict(enumerate(names)),
-        "problem_type": "regression" if names is None else "single_label_classification",
+        "problem_type": data.problem_type,
     }
     wanted = config.replace(**dropout, **task)
-    kind = "regression head" if names is None else f"head for {len(names)} classes"
+    kind = (
+        "regression head" if names is None else f"head for {len(names)} {'labels' if data.multi_label else 'classes'}"
+    )
     reason = "the checkpoint has none"
     if UltraFastBertForSequenceClassification.__name__ in config.architectures:
         old = ["regression"] if config.problem_type == "regression" else config.label_names
         new = ["regression"] if names is None else list(names)
         if sorted(old) != sorted(new):
             reason = f"the checkpoint's is for {_listed(old)}, not {_listed(new)}"
+        elif config.multi_label != data.multi_label:
+            reason = "the checkpoint's gives a text " + ("any number of labels" if config.multi_label else "one class")
         elif config.classifier_pooling != settings.pooling:
             reason = f"the checkpoint's reads {READS[config.classifier_pooling]}, not {READS[settings.pooling]}"
         else:

@@ -15,6 +15,7 @@ from ufbert.model.config import UltraFastBertConfig
 from ufbert.reporting import note
 from ufbert.training.display import ProgressDisplay, duration
 
+from .class_report import ClassReport
 from .task_data import TaskData
 from .tasks import Scores
 
@@ -41,9 +42,10 @@ class EpochReport:
 
     def better_than(self, other: EpochReport | None) -> bool:
         """By the headline figure, then by the validation loss; the earlier of equals wins."""
-        return other is None or self._rank() > other._rank()
+        return other is None or self.rank() > other.rank()
 
-    def _rank(self) -> tuple[float, float]:
+    def rank(self) -> tuple[float, float]:
+        """Higher is better."""
         return tuple(-math.inf if math.isnan(v) else v for v in (self.headline, -self.validation_loss))  # type: ignore[return-value]
 
 
@@ -65,6 +67,10 @@ class FinetuningReport:
     """The lines of metrics.jsonl."""
     interrupted_at: int | None = None
     """The step at which Ctrl-C ended the run."""
+    classes: ClassReport | None = None
+    """The saved epoch's predictions by class; None for values, and before any validation."""
+    stopped_early: bool = False
+    """Whether the last epoch was the last that `finetuning.patience` allowed."""
 
     def record(self, **values: Any) -> None:
         """Add a line to metrics.jsonl; what JSON cannot express becomes null."""
@@ -115,6 +121,11 @@ class FinetuningReport:
             return f"epoch {self.kept.epoch}, the last complete one"
         return f"epoch {self.kept.epoch}, the last"
 
+    def stop_words(self) -> str:
+        """Why the run stopped early, as half a sentence."""
+        best = max(self.epochs, key=EpochReport.rank)  # the first of equals
+        return f"none of the last {len(self.epochs) - best.epoch} was better than epoch {best.epoch}"
+
     def summary(self) -> str:
         """The saved epoch's figures beside the baseline's."""
         if self.kept is None:
@@ -156,7 +167,8 @@ class FinetuningReport:
             f"{self._validation_words()}. Saved: {self.kept_words()}."
         )
         if len(self.epochs) < self.planned_epochs:
-            origin += f" {len(self.epochs)} of {self.planned_epochs} epochs were run."
+            origin += f" {len(self.epochs)} of {self.planned_epochs} epochs were run"
+            origin += f", because {self.stop_words()}." if self.stopped_early else "."
         origin += "".join(f" Note: {text}." for text in data.notes)
         figures: dict[str, str] = {}
         if self.kept is not None:
@@ -165,7 +177,8 @@ class FinetuningReport:
                 figures[name] = f"{figure(value)} ({self.baseline_name}: {figure(baseline[name])})"
             figures["training loss"] = f"{self.kept.train_loss:.4f}"
             figures["validation loss"] = f"{self.kept.validation_loss:.4f}"
-        return model_card(config, title=f"{data.name} by ufbert", origin=origin, figures=figures, command=command)
+        card = model_card(config, title=f"{data.name} by ufbert", origin=origin, figures=figures, command=command)
+        return card if self.classes is None else f"{card}\n{self.classes.markdown()}"
 
 
 def figure(value: float) -> str:

@@ -12,8 +12,17 @@ from pathlib import Path
 from ufbert.errors import ConfigError
 from ufbert.settings.sections import FinetuningSettings
 
-__all__ = ["LABEL_COLUMN", "TEXT_COLUMN", "VALIDATION_FRACTION", "DataRequest", "FinetuningRequest"]
+__all__ = [
+    "LABEL_COLUMN",
+    "TEXT_COLUMN",
+    "VALIDATION_FRACTION",
+    "DataRequest",
+    "FinetuningRequest",
+    "GlueRequest",
+    "parse_seeds",
+]
 
+WHOLE_GLUE = "glue"
 TEXT_COLUMN = "text"
 LABEL_COLUMN = "label"
 VALIDATION_FRACTION = 0.1
@@ -25,7 +34,7 @@ class DataRequest:
     """What to finetune on: a GLUE `task`, or `train` with its columns. Raises `ConfigError` for a bad mix."""
 
     task: str | None = None
-    """`glue/NAME`."""
+    """`glue/NAME`, or `glue` for all of them."""
     data: Path | None = None
     """Folder of the GLUE task's files, or its parent; None fetches them from the hub."""
     train: str | None = None
@@ -42,6 +51,10 @@ class DataRequest:
     """None takes `LABEL_COLUMN`."""
     regression: bool | None = None
     """Whether labels are values; None decides by the labels."""
+    label_separator: str | None = None
+    """What stands between the labels of a row in csv and tsv; None where a row has one label."""
+    skip_unlabelled: bool = False
+    """Leave out rows whose label is missing or, for classes, negative."""
     max_train_rows: int | None = None
     """Train on a random sample of so many rows."""
     max_validation_rows: int | None = None
@@ -51,9 +64,10 @@ class DataRequest:
         if (self.task is None) == (self.train is None):
             raise ConfigError("give either --task glue/NAME or --train FILE to say what to finetune on")
         if self.task is not None:
-            from .tasks import glue_task
+            if not self.whole_glue:
+                from .tasks import glue_task
 
-            glue_task(self.task)
+                glue_task(self.task)
             for name in (
                 "validation",
                 "validation_fraction",
@@ -61,19 +75,31 @@ class DataRequest:
                 "pair_column",
                 "label_column",
                 "regression",
+                "label_separator",
+                "skip_unlabelled",
             ):
-                if getattr(self, name) is not None:
+                if getattr(self, name) not in (None, False) or (name == "regression" and self.regression is False):
                     option = "--" + name.replace("_", "-")
                     raise ConfigError(f"{option} goes with --train; a GLUE task has its own files and columns")
             return
         if self.data is not None:
             raise ConfigError("--data goes with --task; give your own files by --train and --validation")
+        if self.label_separator is not None and (self.regression is not None or not self.label_separator.strip(" ")):
+            raise ConfigError(
+                "--label-separator takes a character such as ; or | for rows with several labels, "
+                "which are neither values nor single classes"
+            )
         if self.validation is not None and self.validation_fraction is not None:
             raise ConfigError("give --validation or --validation-fraction, not both")
         if self.validation_fraction is not None and not 0.0 < self.validation_fraction < 1.0:
             raise ConfigError(f"--validation-fraction must lie between 0 and 1, not {self.validation_fraction}")
         if repeated := [c for c in self.columns if self.columns.count(c) > 1]:
             raise ConfigError(f"column {repeated[0]!r} cannot be two of text, second text and label at once")
+
+    @property
+    def whole_glue(self) -> bool:
+        """Whether all tasks of GLUE are asked for, which `run_glue` takes one by one."""
+        return self.task is not None and self.task.lower() == WHOLE_GLUE
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -114,6 +140,14 @@ class FinetuningRequest:
     """Tokenizer folder or file; None takes the checkpoint's."""
     command: str = ""
     """The command line for the model card; empty makes one up."""
+    predict: str | None = None
+    """`test` or a file of rows: write a GLUE task's predictions for the server."""
+
+    def __post_init__(self) -> None:
+        if self.predict is not None and self.data.task is None:
+            raise ConfigError(
+                "--predict writes what the GLUE server takes and goes with --task; for your own rows: ufbert infer"
+            )
 
     @property
     def command_line(self) -> str:
@@ -122,3 +156,63 @@ class FinetuningRequest:
             return self.command
         rows = ["--train", self.data.train] if self.data.train is not None else ["--task", self.data.task or ""]
         return shlex.join(["ufbert", "finetune", str(self.checkpoint), *rows])
+
+
+@dataclass(frozen=True)
+class GlueRequest:
+    """All GLUE tasks with several checkpoints and seeds. Raises `ConfigError` for checkpoints it cannot tell apart."""
+
+    checkpoints: tuple[str, ...]
+    """Checkpoint folders or hub ids."""
+    data: DataRequest
+    """`task` is `glue`; its folder and row limits."""
+    settings: FinetuningSettings = field(default_factory=FinetuningSettings)
+    """The recipe; the seeds below take the place of its own."""
+    seeds: tuple[int, ...] = (0,)
+    """A run of every task with every checkpoint for each."""
+    relative_to: str | None = None
+    """The checkpoint of whose scores the others' shares are given."""
+    out: Path = Path("runs/glue")
+    """Folder of all runs and the tables; runs that it holds are not repeated."""
+    revision: str | None = None
+    """Branch, tag or commit of the checkpoints on the hub."""
+    tokenizer: Path | None = None
+    """Tokenizer folder or file; None takes each checkpoint's."""
+    command: str = ""
+    """The command line for the model cards."""
+    predict: bool = False
+    """Write every run's predictions of the test sets for the GLUE server."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < len(self.labels):
+            repeated = next(n for n in self.labels if self.labels.count(n) > 1)
+            raise ConfigError(f"two checkpoints are called {repeated!r}; give each once, from folders of unlike names")
+        if self.relative_to is not None:
+            self.label_of(self.relative_to)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the checkpoints are called: the last part of their paths, or the last two where those are equal."""
+        parts = [Path(c).absolute().parts if Path(c).exists() else tuple(c.split("/")) for c in self.checkpoints]
+        names = [p[-1] for p in parts]
+        return tuple(n if names.count(n) == 1 else "-".join(p[-2:]) for n, p in zip(names, parts, strict=True))
+
+    def label_of(self, checkpoint: str) -> str:
+        """What one of the checkpoints is called, given as it was or by that name. Raises `ConfigError`."""
+        for given, label in zip(self.checkpoints, self.labels, strict=True):
+            if checkpoint in (given, label) or (Path(given).exists() and Path(checkpoint) == Path(given)):
+                return label
+        raise ConfigError(
+            f"--relative-to {checkpoint}: is none of the checkpoints given ({', '.join(self.checkpoints)})"
+        )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`1,2,3` as numbers. Raises `ConfigError`."""
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds takes different whole numbers from 0 with commas between (1,2,3), not {text!r}")
+    return seeds

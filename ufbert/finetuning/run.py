@@ -22,11 +22,16 @@ from ufbert.system.devices import choose_device
 
 from .classification_data import load_task_data
 from .epochs import FinetuningRun
+from .glue_server import find_test_sets, write_predictions
 from .model import load_model, matching_tokenizer
 from .report import FinetuningReport
 from .request import DataRequest, FinetuningRequest
+from .tasks import glue_task
 
-__all__ = ["DataRequest", "FinetuningRequest", "FinetuningResult", "finetune"]
+__all__ = ["PREDICTIONS", "DataRequest", "FinetuningRequest", "FinetuningResult", "finetune"]
+
+PREDICTIONS = "predictions"
+"""Folder of what is written for the GLUE server."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,18 @@ def finetune(request: FinetuningRequest) -> FinetuningResult:
     config = read_config(folder)
     tokenizer = matching_tokenizer(folder, request.tokenizer, config.vocab_size)
     device = choose_device(settings.device)
+    tests = []
+    if request.predict is not None:
+        assert request.data.task is not None
+        tests = find_test_sets(glue_task(request.data.task), request.data.data, request.predict)
     data = load_task_data(request.data, settings.seed)
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         loaded = load_model(folder, data, settings)
         source, command = str(request.checkpoint), request.command_line
         report = FinetuningRun(loaded, tokenizer, data, settings, device, out, source, command).train()
+    if tests:
+        write_predictions(out, tests, out / PREDICTIONS, settings)
     return FinetuningResult(out, report)
 
 

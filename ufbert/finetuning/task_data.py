@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .labelled_rows import LabelledRows, class_numbers, label_values
+from .several_labels import label_matrix
 from .tasks import Measure
 
 __all__ = ["Split", "TaskData", "build_task_data"]
@@ -26,7 +27,7 @@ class Split:
     pairs: list[str] | None
     """Second texts."""
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float64]
-    """Class numbers or values, (rows,)."""
+    """Class numbers or values, (rows,); with several labels a row (rows, classes) of 0 and 1."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -50,11 +51,20 @@ class TaskData:
     validation: tuple[Split, ...]
     notes: tuple[str, ...] = ()
     """What the reader of the figures must know, a sentence each."""
+    multi_label: bool = False
+    """Whether a row has any number of labels."""
 
     @property
     def regression(self) -> bool:
         """Whether labels are values."""
         return self.label_names is None
+
+    @property
+    def problem_type(self) -> str:
+        """Hugging Face's word for it."""
+        if self.regression:
+            return "regression"
+        return "multi_label_classification" if self.multi_label else "single_label_classification"
 
 
 def build_task_data(
@@ -66,10 +76,17 @@ def build_task_data(
     *,
     numbered: bool,
     notes: Sequence[str] = (),
+    multi_label: bool = False,
 ) -> TaskData:
-    """Turn raw labels into class numbers or, without class `names`, into values."""
+    """Turn raw labels into class numbers or, without class `names`, into values; `multi_label` ones into 0 and 1."""
     splits = []
     for split, rows in {"train": train, **validation}.items():
-        labels = label_values(rows) if names is None else class_numbers(rows, names, numbered=numbered)
+        labels: npt.NDArray[np.int64] | npt.NDArray[np.float64]
+        if names is None:
+            labels = label_values(rows)
+        elif multi_label:
+            labels = label_matrix(rows, names)
+        else:
+            labels = class_numbers(rows, names, numbered=numbered)
         splits.append(Split(split, rows.source, rows.texts, rows.pairs or None, labels))
-    return TaskData(name, names, measure, splits[0], tuple(splits[1:]), tuple(notes))
+    return TaskData(name, names, measure, splits[0], tuple(splits[1:]), tuple(notes), multi_label)

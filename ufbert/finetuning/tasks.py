@@ -20,6 +20,7 @@ __all__ = [
     "CLASSIFICATION",
     "GLUE",
     "METRICS",
+    "MULTI_LABEL",
     "REGRESSION",
     "GlueTask",
     "Measure",
@@ -72,6 +73,18 @@ def spearman(labels: Values, predictions: Values) -> float:
     return math.nan if _constant(labels, predictions) else float(spearmanr(labels, predictions)[0])
 
 
+def micro_f1(labels: Values, predictions: Values) -> float:
+    """F1 over all decisions on labels: (rows, labels) of 0 and 1."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="micro", zero_division=0))
+
+
+def exact_match(labels: Values, predictions: Values) -> float:
+    """Share of the rows whose labels are all right: (rows, labels) of 0 and 1."""
+    return float(np.mean((labels == predictions).all(axis=1)))
+
+
 def rmse(labels: Values, predictions: Values) -> float:
     """Root of the mean squared error, in the labels' unit."""
     return float(np.sqrt(np.mean((labels - predictions) ** 2)))
@@ -89,6 +102,8 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "F1": f1,
     "macro F1": macro_f1,
+    "micro F1": micro_f1,
+    "exact match": exact_match,
     "Matthews": matthews,
     "Pearson": pearson,
     "Spearman": spearman,
@@ -104,7 +119,7 @@ class Measure:
     further: tuple[str, ...] = ()
 
     def scores(self, labels: Values, predictions: Values) -> Scores:
-        """Name -> value. `labels` and `predictions` are class numbers or values, both (rows,)."""
+        """Name -> value. Class numbers or values, both (rows,), or (rows, labels) of 0 and 1."""
         return {name: METRICS[name](labels, predictions) for name in (*self.official, *self.further)}
 
     def headline(self, scores: Sequence[Scores]) -> float:
@@ -113,6 +128,7 @@ class Measure:
 
 
 CLASSIFICATION = Measure(("accuracy",), ("macro F1",))
+MULTI_LABEL = Measure(("micro F1", "macro F1"), ("exact match",))
 REGRESSION = Measure(("Pearson", "Spearman"), ("RMSE",))
 
 
@@ -197,11 +213,14 @@ def glue_task(name: str) -> GlueTask:
     return GLUE[key]
 
 
-def baseline_prediction(labels: Values, regression: bool) -> tuple[str, float]:
+def baseline_prediction(labels: Values, regression: bool) -> tuple[str, float | Values]:
     """What a model that has read no text would say, learned from the training labels: name and value.
 
-    The most frequent class, or the mean of the values. A score means something only beside this one's.
+    The most frequent class, the most frequent label alone as a row of 0 and 1, or the mean of the values. A score
+    means something only beside this one's.
     """
     if regression:
         return "mean of the training labels", float(np.mean(labels))
+    if labels.ndim == 2:
+        return "most frequent label", np.eye(labels.shape[1])[int(np.argmax(labels.sum(0)))]
     return "most frequent class", float(np.argmax(np.bincount(labels.astype(np.int64))))

@@ -183,7 +183,8 @@ class UltraFastBertForSequenceClassification(UltraFastBertPreTrainedModel):
     ) -> SequenceClassifierOutput | tuple[torch.Tensor, ...]:
         """input_ids, attention_mask, token_type_ids (B, T) -> logits (B, num_labels).
 
-        `labels` (B,) are class numbers, or values for regression. Errors as in `UltraFastBertModel`.
+        `labels` (B,) are class numbers, or values for regression; (B, num_labels) of 0 and 1 for
+        `multi_label_classification`. Errors as in `UltraFastBertModel`.
         """
         hidden, states = self._encode(
             input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states

@@ -69,7 +69,8 @@ class Pipeline:
 
     - fill-mask: `{"masks": [[{"token", "probability"}, ...], ...], "filled": str | None}`, a list of the
       `top_k` (5) best tokens for each mask, and the text filled if it has one mask;
-    - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model;
+    - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model,
+      `{"labels", "scores"}` for one that gives a text any number of labels: those of probability 0.5 and above;
     - embed: a float32 array (H,), by `pooling` `mean` or `cls`, of length 1 if `normalize`; both default to
       what sentence-transformers' files in the folder or the checkpoint's provenance say, else mean and not
       normalised.

@@ -23,6 +23,9 @@ from ufbert.text.long_texts import TextPart
 
 __all__ = ["Classify", "Embed", "Prediction", "Task", "shortest"]
 
+LEAST_SCORE = 0.5
+"""Probability from which a text has a label, where it may have several."""
+
 Prediction: TypeAlias = "dict[str, Any] | npt.NDArray[np.float32]"
 
 
@@ -66,17 +69,23 @@ class Task(abc.ABC):
 
 
 class Classify(Task):
-    """`{"label", "score", "scores": {label: probability}}`, or `{"value"}` for a regression model."""
+    """`{"label", "score", "scores": {label: probability}}`, or `{"value"}` for a regression model.
+
+    A model that gives a text any number of labels has `{"labels": [label, ...], "scores"}`: the labels whose own
+    probability is at least 0.5, which may be none.
+    """
 
     def __init__(self, model: UltraFastBertForSequenceClassification) -> None:
         config = model.config
         self.model = model
-        self.regression = config.problem_type == "regression" or config.num_labels == 1
+        self.regression, self.multi_label = config.regression, config.multi_label
         names = config.label_names
         if len(set(names)) < len(names):
             names = [f"{name} ({number})" for number, name in enumerate(names)]
         self.labels = names
         self.columns = ("value",) if self.regression else ("label", "score", "scores")
+        if self.multi_label:
+            self.columns = ("labels", "scores")
 
     def predict(
         self,
@@ -85,13 +94,22 @@ class Classify(Task):
         token_type_ids: torch.Tensor | None,
         examples: list[Example],
     ) -> list[Prediction]:
-        """Softmax over the classes, in float32."""
+        """Softmax over the classes, or the sigmoid of each label, in float32."""
         output = self.model(input_ids, attention_mask, token_type_ids=token_type_ids)
         if self.regression:
             return [{"value": value} for (value,) in shortest(output.logits[:, :1])]
-        return self._label(output.logits.float().softmax(1))  # (B, num_labels)
+        logits = output.logits.float()  # (B, num_labels)
+        return self._label(logits.sigmoid() if self.multi_label else logits.softmax(1))
 
     def _label(self, scores: torch.Tensor) -> list[Prediction]:
+        if self.multi_label:
+            return [
+                {
+                    "labels": [name for name, score in zip(self.labels, row, strict=True) if score >= LEAST_SCORE],
+                    "scores": dict(zip(self.labels, row, strict=True)),
+                }
+                for row in shortest(scores)
+            ]
         best = scores.argmax(1).tolist()
         return [
             {"label": self.labels[top], "score": row[top], "scores": dict(zip(self.labels, row, strict=True))}

@@ -39,8 +39,8 @@ def model_card(
         "vocabulary": f"{config.vocab_size:,}",
         "longest sequence": f"{config.max_position_embeddings} tokens",
     }
-    if config.problem_type == "single_label_classification":
-        rows["classes"] = ", ".join(config.label_names)
+    if config.problem_type in ("single_label_classification", "multi_label_classification"):
+        rows["labels, any number a text" if config.multi_label else "classes"] = ", ".join(config.label_names)
     task = {
         "UltraFastBertForMaskedLM": "fill-mask",
         "UltraFastBertForSequenceClassification": "text-classification",

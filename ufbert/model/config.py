@@ -24,7 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "norm_position": ("pre", "post"),
     "position_embedding_type": ("scaled-sinusoidal", "absolute"),
     "classifier_pooling": ("first", "mean"),
-    "problem_type": ("single_label_classification", "regression"),
+    "problem_type": ("single_label_classification", "multi_label_classification", "regression"),
 }
 
 
@@ -97,7 +97,8 @@ class UltraFastBertConfig:
     id2label: dict[int, str] | None = None
     """Label names by class number; `LABEL_0`, ... where absent."""
     problem_type: str | None = None
-    """`single_label_classification` or `regression`; None where the model has no such head."""
+    """Hugging Face's `single_label_classification`, `multi_label_classification` or `regression`; None where the
+    model has no such head."""
     architectures: tuple[str, ...] = ()
     """The model class whose weights the checkpoint holds, Hugging Face's way."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -142,6 +143,16 @@ class UltraFastBertConfig:
             )
         if self.feedforward == "fff":
             check_shape(self.hidden_size, self.trees, self.depth)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether the classification head gives a text any number of labels, each by its own sigmoid."""
+        return self.problem_type == "multi_label_classification"
+
+    @property
+    def regression(self) -> bool:
+        """Whether the classification head's one score is a value."""
+        return self.problem_type == "regression" or (self.num_labels == 1 and not self.multi_label)
 
     @property
     def neurons_available(self) -> int:

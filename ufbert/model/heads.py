@@ -58,11 +58,20 @@ def masked_lm_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.float(), targets) if len(targets) else logits.float().sum()
 
 
-def sequence_loss(logits: torch.Tensor, labels: torch.Tensor, config: UltraFastBertConfig) -> torch.Tensor:
-    """logits (B, num_labels), labels (B,): mean squared error for regression, else mean cross-entropy in nats."""
-    if config.problem_type == "regression" or config.num_labels == 1:
+def sequence_loss(
+    logits: torch.Tensor, labels: torch.Tensor, config: UltraFastBertConfig, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """logits (B, num_labels): mean squared error for regression, else mean cross-entropy in nats.
+
+    labels (B,) are values or class numbers; with several labels a text they are (B, num_labels) of 0 and 1, and
+    the cross-entropy is that of each label by itself. `weights` (num_labels,) multiply the loss of the rows of a
+    class (whose weighted mean is then taken), or that of a label where it is 1.
+    """
+    if config.regression:
         return F.mse_loss(logits.float().squeeze(-1), labels.float())
-    return F.cross_entropy(logits.float(), labels)
+    if config.multi_label:
+        return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), pos_weight=weights)
+    return F.cross_entropy(logits.float(), labels, weight=weights)
 
 
 class HeadTransform(nn.Module):
@@ -162,7 +171,7 @@ class UltraFastBertForSequenceClassification(PretrainedModel):
         labels: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """input_ids, attention_mask, token_type_ids (B, T); labels (B,), class numbers or values."""
+        """input_ids, attention_mask, token_type_ids (B, T); labels as in `sequence_loss`."""
         hidden = self.encoder.encode(input_ids, attention_mask, token_type_ids)
         logits = self.classifier(hidden, attention_mask)
         loss = None if labels is None else sequence_loss(logits, labels, self.config)

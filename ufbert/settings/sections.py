@@ -227,6 +227,10 @@ class FinetuningSettings:
     """What the head reads: the `first` token or the `mean`."""
     max_length: int = 128
     """Tokens of a row, both sentences and special tokens included; longer ones are cut."""
+    class_weights: str | tuple[float, ...] = ""
+    """Weights of the classes in the training loss: `balanced`, a list in the order of the classes, or none."""
+    patience: int = 0
+    """Epochs without a better one after which a run stops; 0 runs them all."""
     keep: str = "best"
     """The checkpoint saved at the end: the `best` epoch by the task's metric, or the `last`."""
     precision: str = "auto"
@@ -248,6 +252,13 @@ class FinetuningSettings:
         in_range("finetuning.dropout", self.dropout, 0.0, 0.99)
         one_of("finetuning.schedule", self.schedule, ("cosine", "linear", "constant"))
         one_of("finetuning.pooling", self.pooling, ("first", "mean"))
+        at_least("finetuning.patience", self.patience, 0)
+        if isinstance(self.class_weights, str):
+            one_of("finetuning.class_weights", self.class_weights, ("", "balanced"))
+        elif not all(isinstance(w, int | float) and not isinstance(w, bool) and w > 0 for w in self.class_weights):
+            raise ConfigError(
+                f"finetuning.class_weights must be a number above 0 for each class, not {list(self.class_weights)!r}"
+            )
         one_of("finetuning.keep", self.keep, ("best", "last"))
         one_of("finetuning.precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("finetuning.device", self.device, ("auto", "cpu", "cuda"))
