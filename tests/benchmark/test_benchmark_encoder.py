@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,13 +71,17 @@ def job(tmp_path: Path) -> Job:
 class InProcess:
     """A worker without a process of its own: the same server, called."""
 
+    # The processes load at the same time. In one, transformers' `from_pretrained` must not run twice at once: each
+    # call puts an empty `tie_weights` into its base class for a while, and the later one would leave it there.
+    turn = threading.Lock()
+
     def __init__(self, threads: int, *, ours: bool) -> None:
         self.server = Server()
         self.idle_cpu_seconds = 0.0
         self.resident_bytes = self.peak_bytes = memory()["resident_bytes"]
 
     def ask(self, do: str, *, limit: float = 0.0, **request: Any) -> dict[str, Any]:
-        with warnings.catch_warnings():
+        with self.turn, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             reply = self.server.answer(json.loads(json.dumps({"do": do, **request})))
         return json.loads(json.dumps(reply))  # type: ignore[no-any-return]
