@@ -10,7 +10,15 @@ from typing import IO, Any
 
 from ufbert.errors import MissingExtraError
 
-__all__ = ["LOSS_CURVE_FILE", "can_plot", "draw_loss_curve", "new_figure", "require_plot"]
+__all__ = [
+    "LOSS_CURVE_FILE",
+    "can_plot",
+    "count_tokens_along",
+    "draw_loss_curve",
+    "new_figure",
+    "require_plot",
+    "running_mean",
+]
 
 LOSS_CURVE_FILE = "loss.png"
 
@@ -38,6 +46,14 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def count_tokens_along(axes: Any) -> None:
+    """Tokens seen along the horizontal axis, as 250 k or 12 M."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_xlabel("tokens seen")
+    axes.xaxis.set_major_formatter(EngFormatter())
+
+
 def draw_loss_curve(rows: Sequence[dict[str, Any]], destination: Path | IO[bytes], title: str) -> None:
     """Training and held-out loss over the tokens seen, as a PNG.
 
@@ -51,17 +67,18 @@ def draw_loss_curve(rows: Sequence[dict[str, Any]], destination: Path | IO[bytes
     if trained:
         tokens, losses = zip(*trained, strict=True)
         axes.plot(tokens, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
-        axes.plot(tokens, _running_mean(losses, max(1, len(losses) // 50)), color="tab:blue", label="training loss")
+        axes.plot(tokens, running_mean(losses, max(1, len(losses) // 50)), color="tab:blue", label="training loss")
     if held_out:
         axes.plot(*zip(*held_out, strict=True), color="tab:orange", marker="o", markersize=3, label="held-out loss")
-    axes.set(xlabel="tokens", ylabel="cross-entropy of the masked tokens (nats)", title=title)
+    axes.set(ylabel="cross-entropy of the masked tokens (nats)", title=title)
+    count_tokens_along(axes)
     axes.grid(alpha=0.3)
     if trained or held_out:
         axes.legend()
     figure.savefig(destination, format="png")
 
 
-def _running_mean(values: Sequence[float], width: int) -> list[float]:
+def running_mean(values: Sequence[float], width: int) -> list[float]:
     """The mean of each value and up to `width` - 1 values before it."""
     means, total = [], 0.0
     for i, value in enumerate(values):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .loss_curve import draw_loss_curve, new_figure
+from .loss_curve import count_tokens_along, draw_loss_curve, new_figure, running_mean
 
 __all__ = ["Picture", "draw_pictures"]
 
@@ -45,7 +45,8 @@ def _learning_rate(steps: Sequence[dict[str, Any]]) -> Picture:
     axes = figure.add_subplot()
     tokens = _thinned([row["tokens"] for row in steps])
     (rate,) = axes.plot(tokens, _thinned([row["learning_rate"] for row in steps]), color="tab:blue")
-    axes.set(xlabel="tokens", ylabel="learning rate", ylim=(0, None))
+    axes.set(ylabel="learning rate", ylim=(0, None))
+    count_tokens_along(axes)
     axes.grid(alpha=0.3)
     right = axes.twinx()
     (batch,) = right.plot(tokens, _thinned([row["batch"] for row in steps]), color="tab:gray", linestyle="--")
@@ -58,16 +59,18 @@ def _throughput(steps: Sequence[dict[str, Any]]) -> Picture:
     figure = new_figure(8, 3)
     axes = figure.add_subplot()
     tokens = _thinned([row["tokens"] for row in steps])
-    (speed,) = axes.plot(tokens, _thinned([row["tokens_per_second"] for row in steps]), color="tab:blue")
-    axes.set(xlabel="tokens", ylabel="tokens/s", ylim=(0, None))
+    speeds = [row["tokens_per_second"] for row in steps]
+    axes.plot(tokens, _thinned(speeds), color="tab:blue", alpha=0.25, linewidth=0.8)
+    axes.plot(tokens, _thinned(running_mean(speeds, max(1, len(speeds) // 50))), color="tab:blue")
+    axes.set(ylabel="tokens/s", ylim=(0, None))
+    count_tokens_along(axes)
     axes.grid(alpha=0.3)
-    shares = [row.get("mfu") for row in steps]
-    if all(share is not None for share in shares):
-        right = axes.twinx()
-        (share,) = right.plot(tokens, 100 * _thinned(shares), color="tab:orange", linestyle=":")
-        right.set(ylabel="MFU, %", ylim=(0, None))
-        axes.legend([speed, share], ["tokens/s", "MFU"], loc="lower center")
-    caption = "Of the steps alone; MFU is the share of what matrix products reach on this hardware."
+    last = steps[-1]
+    if last.get("mfu") and last["tokens_per_second"]:
+        share = 100 * last["mfu"] / last["tokens_per_second"]  # the same curve by another measure
+        right = axes.secondary_yaxis("right", functions=(lambda speed: speed * share, lambda mfu: mfu / share))
+        right.set_ylabel("MFU, %")
+    caption = "Of the steps alone, and the running mean over 2 % of the run; MFU: of what matrix products reach here."
     return "Throughput", caption, _png(figure)
 
 
@@ -87,9 +90,10 @@ def _use_of_leaves(measured: Sequence[dict[str, Any]]) -> Picture:
     dashed = {"color": "black", "linestyle": "--", "linewidth": 1}
     used.axhline(100 * last["expected_used_leaves"], **dashed, label="uniform use")
     entropy.axhline(100 * last["expected_entropy_bits"] / (last["maximum_entropy_bits"] or 1), **dashed)
-    used.set(xlabel="tokens", ylabel="leaves in use, %", ylim=(0, 102))
-    entropy.set(xlabel="tokens", ylabel="entropy, % of its maximum", ylim=(0, 102))
+    used.set(ylabel="leaves in use, %", ylim=(0, 102))
+    entropy.set(ylabel="entropy, % of its maximum", ylim=(0, 102))
     for axes in (used, entropy):
+        count_tokens_along(axes)
         axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(6, layers + 1), fontsize=8)
     caption = "Of the held-out tokens, by layer; dashed what as many tokens give if every leaf is equally likely."
