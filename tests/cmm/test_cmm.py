@@ -215,6 +215,6 @@ def test_wrong_requests_are_one_clear_line() -> None:
 
 def test_module_shows_its_shape_and_moves() -> None:
     layer = FFF(6, 2, 1, output_bias=True)
-    assert "hidden_size=6, trees=2, depth=1, output_bias=True" in repr(layer)
+    assert "hidden_size=6, trees=2, depth=1, shared_neurons=0, output_bias=True" in repr(layer)
     assert layer.double()(torch.randn(3, 6, dtype=torch.float64)).dtype == torch.float64
     assert [tuple(p.shape) for p in layer.parameters()] == [(2, 3, 6), (2, 3), (2, 3, 6), (6,)]

@@ -27,6 +27,7 @@ def model_card(
         layer = (
             f"{config.trees} tree(s) of depth {config.depth}: a token uses {config.neurons_used:,} of "
             f"{config.neurons_available:,} neurons per layer"
+            + (f", {config.shared_neurons:,} of which all tokens share" if config.shared_neurons else "")
         )
     elif config.feedforward == "none":
         layer = "none"

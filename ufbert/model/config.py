@@ -51,6 +51,8 @@ class UltraFastBertConfig:
     """P, the trees of a fast feedforward layer."""
     depth: int = 11
     """D, edges from root to leaf; a tree has 2^(D+1) - 1 neurons and a token uses D + 1."""
+    shared_neurons: int = 0
+    """Dense neurons beside the trees that every token uses; ignored by other feedforward layers."""
     intermediate_size: int = 3072
     """Neurons of a dense feedforward layer; ignored otherwise."""
     hidden_act: str = "gelu"
@@ -121,6 +123,7 @@ class UltraFastBertConfig:
             ("num_hidden_layers", 0),
             ("num_attention_heads", 1),
             ("max_position_embeddings", 1),
+            ("shared_neurons", 0),
             ("intermediate_size", 1),
             ("type_vocab_size", 0),
             ("position_offset", 0),
@@ -157,14 +160,14 @@ class UltraFastBertConfig:
     @property
     def neurons_available(self) -> int:
         """Neurons of one feedforward layer."""
-        return {"fff": self.trees * node_count(self.depth), "dense": self.intermediate_size, "none": 0}[
-            self.feedforward
-        ]
+        in_trees = self.trees * node_count(self.depth)
+        return {"fff": in_trees + self.shared_neurons, "dense": self.intermediate_size, "none": 0}[self.feedforward]
 
     @property
     def neurons_used(self) -> int:
         """Neurons of one feedforward layer that a token uses."""
-        return {"fff": self.trees * (self.depth + 1), "dense": self.intermediate_size, "none": 0}[self.feedforward]
+        visited = self.trees * (self.depth + 1)
+        return {"fff": visited + self.shared_neurons, "dense": self.intermediate_size, "none": 0}[self.feedforward]
 
     @property
     def feedforward_name(self) -> str:

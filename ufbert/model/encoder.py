@@ -137,6 +137,7 @@ class Layer(nn.Module):
                 config.hidden_size,
                 config.trees,
                 config.depth,
+                shared_neurons=config.shared_neurons,
                 output_bias=config.use_bias,
                 initializer_range=config.initializer_range,
             )

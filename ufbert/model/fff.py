@@ -13,7 +13,27 @@ from ufbert.cmm.reference import paths
 from ufbert.cmm.tree import check_shape, node_count
 from ufbert.errors import ConfigError
 
-__all__ = ["FFF", "masked_dense_fff"]
+__all__ = ["FFF", "SharedNeurons", "masked_dense_fff"]
+
+
+class SharedNeurons(nn.Module):
+    """Dense neurons that every token uses, beside the trees: `linear_in` (S, H) with a bias, exact GELU, `linear_out`.
+
+    In mixtures of experts such shared parts carry what all tokens have in common, so that the routed part need
+    not repeat it on every path. Source: DeepSeekMoE, Dai et al. 2024, section 3.2.
+    """
+
+    def __init__(
+        self, hidden_size: int, neurons: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(hidden_size, neurons, device=device, dtype=dtype)
+        self.linear_out = nn.Linear(neurons, hidden_size, bias=False, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., H) -> (..., H)."""
+        y: torch.Tensor = self.linear_out(F.gelu(self.linear_in(x)))
+        return y
 
 
 class FFF(nn.Module):
@@ -21,7 +41,8 @@ class FFF(nn.Module):
 
     A token uses `trees * (depth + 1)` of the `trees * (2^(depth + 1) - 1)` neurons. Depth 0 is an ordinary
     dense layer of `trees` neurons. Parameters: `w_in` (P, N, H), `b_in` (P, N), `w_out` (P, N, H), and
-    `b_out` (H,) if `output_bias`, which a layer converted from a dense one carries.
+    `b_out` (H,) if `output_bias`, which a layer converted from a dense one carries. With `shared_neurons` it has
+    that many neurons more in `shared`, which every token uses.
 
     Raises `ConfigError` for a shape that cannot exist or does not fit into memory, or an unknown backend.
     Source: Belcak & Wattenhofer 2023, section 2.
@@ -33,6 +54,7 @@ class FFF(nn.Module):
         trees: int = 1,
         depth: int = 11,
         *,
+        shared_neurons: int = 0,
         output_bias: bool = False,
         backend: str = "auto",
         initializer_range: float = 0.02,
@@ -49,12 +71,18 @@ class FFF(nn.Module):
         self.b_in = nn.Parameter(torch.empty(trees, nodes, device=device, dtype=dtype))
         self.w_out = nn.Parameter(torch.empty(trees, nodes, hidden_size, device=device, dtype=dtype))
         self.b_out = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if output_bias else None
+        self.shared = SharedNeurons(hidden_size, shared_neurons, device, dtype) if shared_neurons else None
         self.reset_parameters()
 
     @property
     def nodes(self) -> int:
         """Neurons of one tree."""
         return node_count(self.depth)
+
+    @property
+    def shared_neurons(self) -> int:
+        """Neurons beside the trees that every token uses."""
+        return 0 if self.shared is None else self.shared.linear_in.out_features
 
     @property
     def backend(self) -> str:
@@ -74,9 +102,18 @@ class FFF(nn.Module):
         nn.init.zeros_(self.b_in)
         if self.b_out is not None:
             nn.init.zeros_(self.b_out)
+        if self.shared is not None:
+            nn.init.normal_(self.shared.linear_in.weight, std=self.initializer_range)
+            nn.init.zeros_(self.shared.linear_in.bias)
+            nn.init.normal_(self.shared.linear_out.weight, std=self.initializer_range)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., H) of any floating dtype -> the same shape and dtype; on a GPU under autocast its dtype."""
+        y = self.walk(x)
+        return y if self.shared is None else y + self.shared(x).to(y.dtype)
+
+    def walk(self, x: torch.Tensor) -> torch.Tensor:
+        """What the trees alone give, with the output bias: shapes as in `forward`."""
         own: dict[str, Any] = self._parameters
         if "w_in" in own and "b_in" in own and "w_out" in own:
             # By its name a module finds a parameter in 0.4 us, and a token takes 3 us.
@@ -90,6 +127,7 @@ class FFF(nn.Module):
         """The shape, for `print(model)`."""
         return (
             f"hidden_size={self.hidden_size}, trees={self.trees}, depth={self.depth}, "
+            f"shared_neurons={self.shared_neurons}, "
             f"output_bias={self.b_out is not None}, backend={self._backend!r}"
         )
 

@@ -85,13 +85,17 @@ class Layers:
 def _spell_out_shape(values: Mapping[str, Any], where: Where) -> dict[str, Any]:
     """`[model]` with the `feedforward`, `trees` and `depth` that its `shape = "256x3"` stands for.
 
-    The paper names its models so, from 3072x0 (3,072 trees of a single neuron) to 1x11.
+    The paper names its models so, from 3072x0 (3,072 trees of a single neuron) to 1x11. "12x6+64" adds 64 shared
+    neurons.
     """
     shape, place = values["shape"], where("model.shape")
-    match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", shape) if isinstance(shape, str) else None
+    match = re.fullmatch(r"\s*(\d+)x(\d+)(?:\+(\d+))?\s*", shape) if isinstance(shape, str) else None
     if match is None:
-        raise ConfigError(f"{place}: model.shape must be trees x depth, such as 256x3 or 1x11, not {shape!r}")
-    for name in ("trees", "depth"):
+        raise ConfigError(
+            f"{place}: model.shape must be trees x depth, such as 256x3 or 1x11, with shared neurons 12x6+64, "
+            f"not {shape!r}"
+        )
+    for name in ("trees", "depth", *(["shared_neurons"] if match[3] else [])):
         if name in values:
             raise ConfigError(f"{place}: model.shape sets model.{name} too; give one of them")
     if values.get("feedforward", "fff") != "fff":
@@ -99,7 +103,8 @@ def _spell_out_shape(values: Mapping[str, Any], where: Where) -> dict[str, Any]:
             f"{place}: model.shape is of trees, and model.feedforward is {values['feedforward']!r}; give one of them"
         )
     rest = {name: value for name, value in values.items() if name != "shape"}
-    return rest | {"feedforward": "fff", "trees": int(match[1]), "depth": int(match[2])}
+    shared = {"shared_neurons": int(match[3])} if match[3] else {}
+    return rest | {"feedforward": "fff", "trees": int(match[1]), "depth": int(match[2])} | shared
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

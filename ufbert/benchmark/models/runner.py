@@ -54,11 +54,12 @@ class MaskedFFF(nn.Module):
     def __init__(self, layer: FFF) -> None:
         super().__init__()
         self.w_in, self.b_in, self.w_out = layer.w_in, layer.b_in, layer.w_out
+        self.shared = layer.shared
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., H) -> (..., H)."""
-        y = masked_dense_fff(x.reshape(-1, x.shape[-1]), self.w_in, self.b_in, self.w_out)
-        return y.reshape(x.shape)
+        y = masked_dense_fff(x.reshape(-1, x.shape[-1]), self.w_in, self.b_in, self.w_out).reshape(x.shape)
+        return y if self.shared is None else y + self.shared(x)
 
 
 class ModelRunner:

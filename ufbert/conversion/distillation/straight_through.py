@@ -28,10 +28,10 @@ MAXIMUM_NEURONS = 1 << 14
 class StraightThroughFFF(FFF):
     """`FFF` that trains its routing while gradients are recorded, and is `FFF` itself otherwise."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def walk(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., H) -> (..., H)."""
         if not torch.is_grad_enabled() or self.depth == 0 or self.trees * self.nodes > MAXIMUM_NEURONS:
-            return super().forward(x)
+            return super().walk(x)
         flat = x.reshape(-1, self.hidden_size)
         y: torch.Tensor = _StraightThrough.apply(flat, self.w_in, self.b_in, self.w_out)  # type: ignore[no-untyped-call]
         y = y.reshape(x.shape)

@@ -108,7 +108,7 @@ def _config_values(config: UltraFastBertConfig, target: _Target) -> dict[str, An
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
-        "intermediate_size": config.intermediate_size if dense else config.trees,
+        "intermediate_size": config.intermediate_size if dense else config.trees + config.shared_neurons,
         "hidden_act": config.hidden_act if dense else "gelu",
         "max_position_embeddings": config.max_position_embeddings + _offset(config, target),
         "type_vocab_size": _type_rows(config, target),
@@ -177,6 +177,10 @@ def _layer_state(layer: Layer, target: _Target) -> dict[str, torch.Tensor]:
         hidden = feedforward.hidden_size
         out_bias = torch.zeros(hidden) if feedforward.b_out is None else feedforward.b_out
         parts = (feedforward.w_in[:, 0], feedforward.b_in[:, 0], feedforward.w_out[:, 0].T, out_bias)
+        if (shared := feedforward.shared) is not None:
+            rows = torch.cat([parts[0], shared.linear_in.weight])
+            biases = torch.cat([parts[1], shared.linear_in.bias])
+            parts = (rows, biases, torch.cat([parts[2], shared.linear_out.weight], 1), out_bias)
     else:
         assert isinstance(feedforward, DenseFeedforward)
         first, second = feedforward.linear_in, feedforward.linear_out

@@ -46,6 +46,7 @@ class WalkedFFF(nn.Module):
         self.register_buffer("w_out", layer.w_out.detach().reshape(-1, hidden))
         self.register_buffer("b_in", layer.b_in.detach().reshape(-1))
         self.register_buffer("b_out", None if layer.b_out is None else layer.b_out.detach())
+        self.shared = layer.shared
         self.register_buffer("roots", torch.arange(layer.trees) * layer.nodes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,6 +60,8 @@ class WalkedFFF(nn.Module):
             logit = (w_in[row] @ x.unsqueeze(-1)).squeeze(-1) + b_in[row]  # (B, T, P)
             y = y + (F.gelu(logit).unsqueeze(-2) @ w_out[row]).squeeze(-2)
             node = 2 * node + 1 + (logit > 0).to(torch.int64)
+        if self.shared is not None:
+            y = y + self.shared(x)
         return y if self.b_out is None else y + self.get_buffer("b_out")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from ufbert.errors import DataError
 from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel
-from ufbert.model.fff import FFF
+from ufbert.model.fff import FFF, SharedNeurons
 
 from .attention import Group, PackedAttention
 from .linear import Int8Linear, PackedLinear
@@ -26,9 +26,11 @@ MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], PackedLinear | Int8Li
 
 
 class PackedFeedforward(nn.Module):
-    """The dense feedforward layer with GELU built into the first product."""
+    """The dense feedforward layer, or the shared neurons beside trees, with GELU built into the first product."""
 
-    def __init__(self, feedforward: DenseFeedforward, activation: str, dtype: torch.dtype, make: MakeLinear) -> None:
+    def __init__(
+        self, feedforward: DenseFeedforward | SharedNeurons, activation: str, dtype: torch.dtype, make: MakeLinear
+    ) -> None:
         super().__init__()
         self.linear_in = make(feedforward.linear_in.weight, feedforward.linear_in.bias)
         # Activations have few large values, which a scale of 8 bits cannot serve along with the many small ones:
@@ -42,6 +44,21 @@ class PackedFeedforward(nn.Module):
         inner = self.linear_in(x, activation=self.fused)
         y: torch.Tensor = self.linear_out(inner if self.activation is None else self.activation(inner), residual)
         return y
+
+
+class PackedTrees(nn.Module):
+    """`FFF`, its shared neurons packed as a dense layer is."""
+
+    def __init__(self, layer: FFF, dtype: torch.dtype, make: MakeLinear) -> None:
+        super().__init__()
+        self.trees = layer.to(dtype)
+        self.shared = None if layer.shared is None else PackedFeedforward(layer.shared, "gelu", dtype, make)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """x and residual (total, H) -> residual + feedforward(x)."""
+        if self.shared is not None:
+            residual = self.shared(x, residual)
+        return self.trees.walk(x).add_(residual)
 
 
 class PackedLayer(nn.Module):
@@ -62,11 +79,11 @@ class PackedLayer(nn.Module):
         self.attention = PackedAttention(
             attention, make(weight, bias), make(attention.output.weight, attention.output.bias)
         )
-        self.feedforward: FFF | PackedFeedforward | None
+        self.feedforward: PackedTrees | PackedFeedforward | None
         if layer.feedforward is None:
             self.feedforward = None
         elif isinstance(layer.feedforward, FFF):
-            self.feedforward = layer.feedforward.to(dtype)
+            self.feedforward = PackedTrees(layer.feedforward, dtype, make)
         else:
             self.feedforward = PackedFeedforward(layer.feedforward, activation, dtype, make)
 
@@ -79,19 +96,10 @@ class PackedLayer(nn.Module):
         if self.feedforward is None or self.feedforward_norm is None:
             return x
         if self.pre_norm:
-            return _feed(self.feedforward, self.feedforward_norm(x), x)
-        result: torch.Tensor = self.feedforward_norm(_feed(self.feedforward, x, x))
+            fed: torch.Tensor = self.feedforward(self.feedforward_norm(x), x)
+            return fed
+        result: torch.Tensor = self.feedforward_norm(self.feedforward(x, x))
         return result
-
-
-def _feed(feedforward: FFF | PackedFeedforward, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """residual + feedforward(x), both (total, H)."""
-    y: torch.Tensor
-    if isinstance(feedforward, FFF):
-        y = feedforward(x)
-        return y.add_(residual)
-    y = feedforward(x, residual)
-    return y
 
 
 class PackedEncoder(nn.Module):
