@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"feedforward": "dense"},
     "none": {"feedforward": "none"},
     "none-post": {"feedforward": "none", "norm_position": "post", "final_norm": False},
+    "alibi": {"alibi": True, "num_attention_heads": 2},
     "shared": {"shared_neurons": 12, "use_bias": True, "norm_position": "post", "final_norm": False},
     "relu": {"feedforward": "dense", "hidden_act": "relu", "use_bias": True, "norm_position": "post"},
 }  # fmt: skip

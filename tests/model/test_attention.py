@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ufbert.model.attention import LONGEST_BY_PRODUCTS, SelfAttention, _attend_by_products, _products_are_faster
+from ufbert.model.attention import (
+    LONGEST_BY_PRODUCTS,
+    SelfAttention,
+    _attend_by_products,
+    _products_are_faster,
+    alibi_bias,
+)
 from ufbert.model.config import UltraFastBertConfig
 
 
@@ -54,3 +60,27 @@ def test_dropout_drops_weights() -> None:
     value = torch.ones(2, 3, 10, 8)
     dropped = _attend_by_products(query, key, value, attn_mask=None, dropout_p=0.5)
     assert dropped.std() > 0.1  # without dropout every output is exactly 1
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_alibi_lowers_scores_by_the_distance(masked: bool) -> None:
+    config = UltraFastBertConfig(hidden_size=32, num_attention_heads=4, alibi=True, attention_probs_dropout_prob=0.0)
+    attention = SelfAttention(config).double()
+    x = torch.randn(2, 10, 32, dtype=torch.float64)
+    mask = (torch.arange(10) < torch.tensor([[6], [10]]))[:, None, None] if masked else None
+    query, key, value = (part.view(2, 10, 4, 8) for part in attention.qkv(x).chunk(3, 2))
+    expected = torch.zeros(2, 10, 4, 8, dtype=torch.float64)
+    for text in range(2):
+        for head, slope in enumerate((1 / 4, 1 / 16, 1 / 64, 1 / 256)):
+            for at in range(10):
+                seen = 6 if masked and text == 0 else 10
+                scores = key[text, :seen, head] @ query[text, at, head] / 8**0.5
+                scores = scores - slope * (torch.arange(seen) - at).abs()
+                expected[text, at, head] = scores.softmax(0) @ value[text, :seen, head]
+    torch.testing.assert_close(attention(x, mask), attention.output(expected.view(2, 10, 32)))
+    float_mask = alibi_bias(4, 10, torch.float64, x.device)
+    rows = [part.transpose(1, 2) for part in (query, key, value)]
+    torch.testing.assert_close(
+        _attend_by_products(*rows, attn_mask=float_mask, dropout_p=0.0),
+        F.scaled_dot_product_attention(*rows, attn_mask=float_mask),
+    )

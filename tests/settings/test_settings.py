@@ -259,7 +259,10 @@ def test_an_option_clears_the_files_end_and_two_options_are_at_odds() -> None:
         ("[finetuning]\nseed = -1\n", "own.toml:2: finetuning.seed must be at least 0, not -1"),
         ("[model]\nuse_bias = true\nshape = '2x40'\n", "own.toml:3: depth 40 means 2 x"),
         ("[model]\nshape = '0x4'\n", "own.toml:2: trees must be a whole number of at least 1, not 0"),
-        ("[model]\nshape = [2, 3]\n", "own.toml:2: model.shape must be trees x depth, such as 256x3 or 1x11, with shared neurons 12x6+64, not [2,"),
+        (
+            "[model]\nshape = [2, 3]\n",
+            "own.toml:2: model.shape must be trees x depth, such as 256x3 or 1x11, with shared neurons 12x6+64, not [",
+        ),
         ("[model]\nshape = '2x3'\ndepth = 3\n", "own.toml:2: model.shape sets model.depth too; give one of them"),
         ("[data]\nshape = '2x3'\n", "own.toml:2: unknown key data.shape"),
         ("model.depth = '3'\n", "own.toml:1: model.depth must be a whole number"),

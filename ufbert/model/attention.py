@@ -8,11 +8,11 @@ from torch import nn
 
 from .config import UltraFastBertConfig
 
-__all__ = ["SelfAttention"]
+__all__ = ["SelfAttention", "alibi_bias"]
 
 
 class SelfAttention(nn.Module):
-    """softmax(q k / sqrt(head size)) v over all positions whose mask is 1.
+    """softmax(q k / sqrt(head size)) v over all positions whose mask is 1; with `alibi`, of the biased scores.
 
     `qkv.weight` (3 * H, H) holds the query's rows, then the key's, then the value's.
     """
@@ -20,6 +20,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
+        self.alibi = config.alibi
         self.dropout = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_bias)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
@@ -30,11 +31,26 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, self.heads, hidden // self.heads)  # (B, T, 3, heads, size)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, heads, T, size)
         dropout = self.dropout if self.training else 0.0
+        if self.alibi:
+            bias = alibi_bias(self.heads, length, query.dtype, query.device)
+            mask = bias if mask is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)
         attend = _attend_by_products if _products_are_faster(query) else F.scaled_dot_product_attention
         context = attend(query, key, value, attn_mask=mask, dropout_p=dropout)  # (B, heads, T, size)
         joined = context.transpose(1, 2).reshape(batch, length, hidden)  # (B, T, H)
         result: torch.Tensor = self.output(joined)
         return result
+
+
+def alibi_bias(heads: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What is added to the scores of each head, (heads, T, T): -2^(-8 h / heads) times the distance, h from 1.
+
+    The first heads so begin near their own token, the last ones everywhere. Source: Press, Smith & Lewis 2022
+    (arXiv 2108.12409), section 3; in an encoder, both directions.
+    """
+    slopes = torch.exp2(torch.arange(1, heads + 1, device=device) * (-8.0 / heads))
+    position = torch.arange(length, device=device)
+    distance = (position[:, None] - position).abs()
+    return (-slopes[:, None, None] * distance).to(dtype)
 
 
 # Measured up to 512 tokens; beyond that the (T, T) weights cost more memory than a CPU's caches hold.
@@ -58,8 +74,11 @@ def _products_are_faster(query: torch.Tensor) -> bool:
 def _attend_by_products(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, attn_mask: torch.Tensor | None, dropout_p: float
 ) -> torch.Tensor:
-    """The same function as `F.scaled_dot_product_attention`, operands (B, heads, T, size)."""
+    """The same function as `F.scaled_dot_product_attention`, operands (B, heads, T, size); a float mask is added."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, T, T)
     if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+        if attn_mask.is_floating_point():
+            scores = scores + attn_mask
+        else:
+            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
     return F.dropout(scores.softmax(-1), dropout_p) @ value

@@ -70,6 +70,8 @@ class UltraFastBertConfig:
     """`scaled-sinusoidal` (fixed, one learned scale) or `absolute` (a learned table)."""
     position_offset: int = 0
     """First row of the learned table in use. RoBERTa starts at `pad_token_id + 1` and skips padding."""
+    alibi: bool = False
+    """Attention scores fall with the distance of the tokens, beside the position embedding: ALiBi's slopes."""
     type_vocab_size: int = 0
     """Token types; 0 for none."""
     use_bias: bool = False

@@ -59,6 +59,8 @@ def _target(config: UltraFastBertConfig, name: str) -> _Target:
         )
     if config.feedforward == "none":
         raise CheckpointError(f"{name}: has no feedforward layers; every BERT-family class of transformers has them")
+    if config.alibi:
+        raise CheckpointError(f"{name}: has ALiBi's bias in attention; no BERT-family class of transformers has it")
     if not config.embedding_norm:
         raise CheckpointError(
             f"{name}: has no norm after the embeddings; no BERT-family class of transformers lacks it"

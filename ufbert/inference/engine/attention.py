@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ufbert.model.attention import SelfAttention
+from ufbert.model.attention import SelfAttention, alibi_bias
 
 from .linear import Int8Linear, PackedLinear
 
@@ -26,7 +26,7 @@ class PackedAttention(nn.Module):
 
     def __init__(self, attention: SelfAttention, qkv: PackedLinear | Int8Linear, output: PackedLinear | Int8Linear):
         super().__init__()
-        self.heads = attention.heads
+        self.heads, self.alibi = attention.heads, attention.alibi
         self.qkv, self.output = qkv, output
 
     def forward(self, x: torch.Tensor, groups: list[Group], residual: torch.Tensor) -> torch.Tensor:
@@ -35,15 +35,16 @@ class PackedAttention(nn.Module):
         parts = []
         start = 0
         for texts, length in groups:
-            parts.append(_attend(qkv[start : start + texts * length], texts, length, self.heads))
+            bias = alibi_bias(self.heads, length, qkv.dtype, qkv.device) if self.alibi else None
+            parts.append(_attend(qkv[start : start + texts * length], texts, length, self.heads, bias))
             start += texts * length
         context = parts[0] if len(parts) == 1 else torch.cat(parts)
         result: torch.Tensor = self.output(context, residual)
         return result
 
 
-def _attend(qkv: torch.Tensor, texts: int, length: int, heads: int) -> torch.Tensor:
-    """qkv (texts * length, 3 H) -> (texts * length, H).
+def _attend(qkv: torch.Tensor, texts: int, length: int, heads: int, bias: torch.Tensor | None) -> torch.Tensor:
+    """qkv (texts * length, 3 H), bias on the scores (heads, length, length) -> (texts * length, H).
 
     In bfloat16, products and softmax of their own take 45 % of the time of torch's fused attention on a CPU, as
     that multiplies in float32: 2.8 ms against 6.7 for 16 texts of 128 tokens, 12 heads, two Zen 5 cores.
@@ -53,6 +54,8 @@ def _attend(qkv: torch.Tensor, texts: int, length: int, heads: int) -> torch.Ten
     if qkv.dtype == torch.bfloat16 and length <= LONGEST_BY_PRODUCTS:
         query, key, value = split.reshape(3, texts * heads, length, size)
         weights = torch.bmm(query, key.transpose(1, 2))  # (texts * heads, length, length)
+        if bias is not None:
+            weights.view(texts, heads, length, length).add_(bias)
         # Of short rows torch's bfloat16 softmax takes longer than float32's and both conversions.
         weights = weights.float().softmax(-1).bfloat16() if length < SHORT_ROWS else weights.softmax(-1)
         context = torch.bmm(weights, value).view(texts, heads, length, size)
@@ -60,5 +63,5 @@ def _attend(qkv: torch.Tensor, texts: int, length: int, heads: int) -> torch.Ten
         # The BLAS within gives other last bits where a row does not begin with a cache line: zeros see to that.
         gap = -size % ALIGNED_ITEMS
         query, key, value = F.pad(split, (0, gap)) if gap else split
-        context = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)[..., :size]
     return context.transpose(1, 2).reshape(texts * length, heads * size)
