@@ -313,7 +313,7 @@ def test_paths_of_a_checkpoint_are_a_table_a_layer(bench: Bench, tmp_path: Path)
         (["paths", "model", "a.txt", "--batch=3"], "--batch belongs to what is timed; bench paths takes --device"),
         (
             ["layer", "model"],
-            "model: belongs to bench paths CHECKPOINT FILE... and bench quality RECIPE; bench layer takes no such",
+            "model: belongs to bench paths CHECKPOINT FILE... and bench quality RECIPE; bench layer",
         ),
         (["encoder", "--tokens=5"], "--tokens: belongs to bench paths CHECKPOINT FILE..."),
     ],

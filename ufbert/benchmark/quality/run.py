@@ -248,7 +248,8 @@ def _read_timings(rows: list[Row], root: Path) -> list[str]:
     ]
     if others := busy(stored["machine"]["others_during"]):
         remarks.append(
-            f"The machine was busy while the encoders were timed: {others}; measure again with --no-train when it is quiet"
+            f"The machine was busy while the encoders were timed: {others}; measure again with --no-train when it is "
+            "quiet"
         )
     return remarks
 
