@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ufbert.benchmark.quality.jobs import Job, run_jobs
+from ufbert.benchmark.quality.jobs import Job, Outcome, run_jobs
 from ufbert.errors import OutputError
 
 
@@ -76,6 +76,23 @@ def test_ctrl_c_ends_the_running_ones_by_sigterm_and_starts_no_more(tmp_path: Pa
     # The usual handlers are back.
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_job_that_has_a_process_already_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = job("one", "print('ready', flush=True); import time; time.sleep(60)", tmp_path)
+    second = job("one", "print('never')", tmp_path)
+    inner: list[Outcome] = []
+
+    def tell(names: Sequence[str]) -> None:
+        if not inner and first.log.read_text().endswith("ready\n"):
+            inner.append(run_jobs([second], 1, {}))
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run_jobs([first], 1, {}, tell)
+    assert inner[0].failures == {"one": f"another process is at it and writes {first.log}"}
+    assert "never" not in first.log.read_text()
+    # Its lock ends with it.
+    assert run_jobs([second], 1, {}).failures == {}
 
 
 def test_an_error_in_between_leaves_no_process_behind(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ufbert.errors import ConfigError
 from ufbert.pretraining.run_folder import plan_run
 from ufbert.settings.toml import settings_to_toml
 
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """[quality]
 tokens = 4096
 variants = ["none", "dense:31", "1x4", "dense:time:1x4"]
@@ -102,7 +103,7 @@ def test_settings_of_the_folder_have_no_say(read: Callable[..., Recipe]) -> None
 
 def test_every_shipped_recipe_is_valid_and_found_by_its_name() -> None:
     assert recipe_names() == ["quality"]
-    assert recipe_text("quality") == (Path(__file__).parents[2] / "recipes" / "quality.toml").read_text()
+    assert recipe_text("quality") == (ROOT / "recipes" / "quality.toml").read_text()
     recipe = read_recipe("quality")
     twin, tree = recipe.variants["dense:511"].settings.model, recipe.variants["1x8"].settings.model
     assert twin.neurons_available == tree.neurons_available == 511
@@ -117,7 +118,7 @@ def test_every_shipped_recipe_is_valid_and_found_by_its_name() -> None:
         ("tokens = 4096", "tokens = 1\nseed = 1", "recipe.toml:3: unknown key quality.seed; did you mean seeds?"),
         ("tokens = 4096", "tokens = 1\nseeds = [1, 1]", "recipe.toml:3: quality.seeds must be different whole numbers"),
         ("tokens = 4096", "tokens = 1\nseeds = []", "recipe.toml:3: quality.seeds must be different whole numbers"),
-        ("tokens = 4096", "tokens = 1\npreset = 'big'", "--preset big: no such preset; known: crammed-1x11,"),
+        ("tokens = 4096", "tokens = 1\npreset = 'big'", "recipe.toml:3: quality.preset must be one of crammed-1x11, "),
         ("tokens = 4096", "tokens = 1\ntwin = '1x9'", "recipe.toml:3: quality.twin: 1x9 is no variant of the recipe"),
         ("[quality]", "[qualities]", "recipe.toml: no table [quality]; a recipe has one with tokens, seeds"),
         ('"none"', '"none", "none"', "recipe.toml:3: quality.variants names none twice"),
@@ -172,6 +173,14 @@ def test_bad_overrides_name_the_option(read: Callable[..., Recipe], override: st
     with pytest.raises(ConfigError) as error:
         read(RECIPE, override)
     assert str(error.value).startswith(line)
+
+
+def test_the_documented_recipe_is_valid(read: Callable[..., Recipe]) -> None:
+    text = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+    recipe = read(text.partition("```toml\n")[2].partition("```")[0])
+    rates = {name: variant.settings.training.peak_learning_rate for name, variant in recipe.variants.items()}
+    assert (rates["1x8"], rates["4x6"], rates["slow"], rates["post-norm"]) == (4e-3, 6e-3, 2e-3, 4e-3)
+    assert recipe.variants["slow"].settings.model == recipe.variants["4x6"].settings.model
 
 
 def test_a_recipe_that_is_not_there_lists_those_that_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import signal
@@ -65,7 +66,11 @@ def run_jobs(
             while running or (waiting and not interruption.requested):
                 while waiting and len(running) < at_once and not interruption.requested:
                     job = waiting.pop(0)
-                    running[job.name] = job, _start(job, environment)
+                    if process := _start(job, environment):
+                        running[job.name] = job, process
+                    else:
+                        outcome.failures[job.name] = f"another process is at it and writes {job.log}"
+                        note(f"{job.name}: left out: {outcome.failures[job.name]}")
                 time.sleep(POLL_SECONDS)
                 if interruption.received and not outcome.stopped_by:
                     outcome.stopped_by = int(interruption.received)
@@ -91,11 +96,17 @@ def run_jobs(
     return outcome
 
 
-def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    command = [str(word) for word in job.command()]
+def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    """The process; None if the job has one already, of another call or left over from one that was killed."""
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
+            try:
+                # The process inherits the lock with its output, and holds it for as long as it lives.
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            command = list(job.command())
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             # In a session of its own, lest a Ctrl-C reach it twice: from the terminal and from here.

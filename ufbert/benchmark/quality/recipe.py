@@ -19,7 +19,7 @@ from ufbert.errors import ConfigError
 from ufbert.settings.checks import at_least, one_of
 from ufbert.settings.inference import PRECISIONS
 from ufbert.settings.layers import Layers, Where, suggestion, typed
-from ufbert.settings.presets import preset_text
+from ufbert.settings.presets import preset_names, preset_text
 from ufbert.settings.sections import Settings
 from ufbert.settings.toml import differences, line_finder, parse_override, parse_toml, read_toml
 
@@ -164,6 +164,7 @@ def read_recipe(recipe: str, overrides: Sequence[str] = (), corpus: Sequence[str
         ({"training": {"tokens": quality.tokens}}, lambda _key: where("quality.tokens")),
     ]
     if quality.preset:
+        one_of(f"{where('quality.preset')}: quality.preset", quality.preset, tuple(preset_names()))
         preset = preset_text(quality.preset)
         name = f"preset {quality.preset}"
         layers.insert(0, (parse_toml(preset, name), line_finder(preset, name)))

@@ -21,7 +21,7 @@ import torch
 from ufbert.benchmark.machine.description import cpu_times, describe_machine, foreign_share
 from ufbert.benchmark.models.peers.process import environment
 from ufbert.checkpoint.folder import read_json
-from ufbert.errors import BackendError, DataError
+from ufbert.errors import BackendError, DataError, UfbertError
 from ufbert.pretraining.loss_curve import can_plot
 from ufbert.reporting import note, show_log
 from ufbert.settings.toml import differences, settings_to_dict
@@ -131,7 +131,10 @@ def _train(
         if time.monotonic() - last < TELL_SECONDS:
             return
         last = time.monotonic()
-        now = {run.name: run for run in find_runs(recipe, root, widths, chosen)}
+        try:
+            now = {run.name: run for run in find_runs(recipe, root, widths, chosen)}
+        except UfbertError:  # a run that is just being saved, where folders cannot be exchanged in one step
+            return
         done = sum(run.complete for run in now.values())
         running = ", ".join(f"{name} {100 * now[name].share_done:.0f} %" for name in names)
         note(f"{done} of {len(now)} runs are complete; at their last checkpoints: {running}")
