@@ -71,6 +71,11 @@ def test_comparisons_are_in_standard_deviations_of_a_seed(results: Results) -> N
         "Equal time: the loss of 1x8 is 0.4000 nats lower than that of dense:time:1x8 (2.8 sd), at 1.00x in float32, "
         "1.50x in int8 of its time"
     )
+    results.rows.append(row("dense:time:4x6", "dense", [4.0], 25.0, 11.0, time_of="4x6"))
+    assert [line.partition(" is ")[0] for line in sentences(results)[2:]] == [
+        "Equal time, the best trees: the loss of 1x8",
+        "Equal time: the loss of 4x6",
+    ]
     assert lines[3] == "Without dense layers of equal time beside them (dense:time:NAME): 4x6"
 
 

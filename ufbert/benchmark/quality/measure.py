@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -58,7 +59,8 @@ class Losses:
         assert run.state is not None
         file = run.beside(".json")
         stored = read_json(file) if file.is_file() else {}
-        if (stored.get("run_id"), stored.get("corpus")) == (run.state.run_id, self.corpus.fingerprint):
+        known = stored.keys() == {f.name for f in dataclasses.fields(Measured)}
+        if known and (stored["run_id"], stored["corpus"]) == (run.state.run_id, self.corpus.fingerprint):
             return Measured(**stored)
         if run.state.corpus != self.corpus.fingerprint:
             raise CheckpointError(

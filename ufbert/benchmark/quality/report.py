@@ -88,15 +88,18 @@ def sentences(results: Results) -> list[str]:
     if scale := results.scale():
         lines.append(f"What there is to win: {_compared(scale)}")
     equal = results.equal_times()
-    lines += [f"Equal time: {_compared(comparison)}" for comparison in equal]
-    lacking = [
-        row.name
-        for row in results.rows
-        if row.feedforward == "fff" and row.name not in {comparison.first for comparison in equal}
-    ]
+    trees = [comparison for comparison in equal if comparison.first in _names(results, "fff")]
+    for comparison in equal:
+        best = ", the best trees" if trees[:1] == [comparison] and len(trees) > 1 else ""
+        lines.append(f"Equal time{best}: {_compared(comparison)}")
+    lacking = [name for name in _names(results, "fff") if name not in {comparison.first for comparison in equal}]
     if lacking:
         lines.append(f"Without dense layers of equal time beside them (dense:time:NAME): {', '.join(lacking)}")
     return lines
+
+
+def _names(results: Results, feedforward: str) -> list[str]:
+    return [row.name for row in results.rows if row.feedforward == feedforward]
 
 
 def _compared(comparison: Comparison) -> str:
