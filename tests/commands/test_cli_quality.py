@@ -184,7 +184,7 @@ def test_only_some_are_trained_and_an_interrupted_run_goes_on(
         ["out/runs/1x3/seed-1", "--resume"], ["out/runs/1x3/seed-2"],
     ]  # fmt: skip
     assert (state("1x3/seed-1")["complete"], state("1x3/seed-1")["sessions"]) == (True, 2)
-    assert "Not complete: none seed 2, 0 % of its tokens" in out
+    assert "Not complete, with the share of their tokens: none seed 1 (0 %), none seed 2 (0 %)" in out
     assert "Speed: not measured" in out
     assert [row["name"] for row in results()["variants"]] == ["1x3"]
     assert not Path("out/quality.svg").exists()
@@ -198,7 +198,7 @@ def test_a_run_that_fails_is_named_at_the_end(quality: Quality, trained: InProce
     assert (code, len(trained.commands)) == (1, 4)
     assert err.splitlines()[-1] == "error: 1 of the runs failed, the others went on: none seed 1: the last line"
     assert [line.split()[5] for line in out.splitlines()[2:4]] == ["1", "2"]
-    assert "Not complete: none seed 1" in out
+    assert "Not complete, with the share of their tokens: none seed 1 (0 %)" in out
 
 
 def test_the_width_of_equal_time_is_found_once_and_kept(

@@ -172,9 +172,8 @@ def _report(
     if seconds > 0:
         _take_timings(recipe, rows, runs, root, corpus, seconds)
     remarks = _read_timings(rows, root)
-    remarks += [
-        f"Not complete: {run.name}, {100 * run.share_done:.0f} % of its tokens" for run in runs if not run.complete
-    ]
+    if unfinished := [f"{run.name} ({100 * run.share_done:.0f} %)" for run in runs if not run.complete]:
+        remarks.append(f"Not complete, with the share of their tokens: {', '.join(unfinished)}")
     results = Results(
         rows=rows,
         precisions=speed.precisions,
