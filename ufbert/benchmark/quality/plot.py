@@ -60,7 +60,8 @@ def _draw_panel(axis: Any, results: Results, precision: str) -> None:
     best = results.front(precision)
     axis.plot(
         [row.timings[precision].microseconds for row in best], [row.loss for row in best],
-        color="black", linestyle=(0, (2.5, 1.5)), linewidth=0.8, drawstyle="steps-post", zorder=2,
+        color="black", linestyle=(0, (2.5, 1.5)), linewidth=0.8, drawstyle="steps-post", zorder=4,
+        marker="o", markersize=8, markerfacecolor="none", markeredgewidth=0.8,
         label="front: no other is both faster and better",
     )  # fmt: skip
     axis.margins(x=0.18, y=0.12)
