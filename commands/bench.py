@@ -1,4 +1,4 @@
-"""`ufbert bench`: time fast feedforward layers and models against their dense twins, and look into their trees."""
+"""`ufbert bench`: time fast feedforward layers and models against their dense twins, look into trees, weigh quality."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from ufbert.errors import ConfigError
 
 from .one_process import run_on_one_process
+from .shared_options import SetOption
 
 __all__ = ["bench"]
 
@@ -22,6 +23,7 @@ class Subject(StrEnum):
     encoder = "encoder"
     training = "training"
     paths = "paths"
+    quality = "quality"
 
 
 class Device(StrEnum):
@@ -38,9 +40,14 @@ class Direction(StrEnum):
     training = "training"
 
 
-# The options that belong to `bench paths`; those that it alone has, and those that the timed subjects have too.
-PATHS_ONLY = ("inputs", "text_column", "tokens")
-PATHS_TOO = ("subject", "device", "json")
+# What the subjects take that are no timing of random weights: `bench paths` and `bench quality`, each with the
+# arguments it has, its own options, and those of the timed subjects that it has too.
+ARGUMENTS = {Subject.paths: "CHECKPOINT FILE...", Subject.quality: "RECIPE"}
+OWN = {
+    Subject.paths: ("inputs", "text_column", "tokens"),
+    Subject.quality: ("inputs", "out", "only", "jobs", "train", "corpus", "set_", "show"),
+}
+TOO = {Subject.paths: ("device", "json"), Subject.quality: ("threads", "seconds")}
 
 
 def bench(
@@ -48,15 +55,16 @@ def bench(
     subject: Annotated[
         Subject,
         typer.Argument(
-            help="Time one layer, the whole encoder's forward pass, or a training step; or count the paths of a "
-            "checkpoint's tokens."
+            help="Time one layer, the whole encoder's forward pass, or a training step; count the paths of a "
+            "checkpoint's tokens; or pretrain the variants of a recipe and weigh their quality against their time."
         ),
     ] = Subject.layer,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CHECKPOINT FILE...]",
-            help="For paths: a checkpoint's folder or hub id, and text files, folders or globs as of ufbert infer.",
+            metavar="[CHECKPOINT FILE...|RECIPE]",
+            help="For paths: a checkpoint's folder or hub id, and text files, folders or globs as of ufbert infer. "
+            "For quality: a TOML file, or the name of a recipe that ufbert ships.",
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
@@ -97,7 +105,12 @@ def bench(
         ),
     ] = "",
     seconds: Annotated[
-        float | None, typer.Option(min=0.0, help="Time budget of the whole run; by default 100, for the encoder 300.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Time budget of the whole run; by default 100, for the encoder 300. For quality: of its timings, by "
+            "default the recipe's; 0 keeps those of the last call.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,
     text_column: Annotated[
@@ -106,6 +119,26 @@ def bench(
     tokens: Annotated[
         int, typer.Option(min=0, help="Tokens to count at least, from the first text on; 0: all (paths).")
     ] = 65_536,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the runs and results; goes on with what is there (quality).")
+    ] = None,
+    only: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Train these variants only; all are reported (quality).")
+    ] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, which share the threads (quality).")] = 1,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Or only measure and report the finished runs (quality).")
+    ] = True,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--corpus",
+            metavar="PATH|GLOB|hub:NAME|embedded",
+            help="Training text, in the place of the recipe's. May be repeated (quality).",
+        ),
+    ] = None,
+    set_: SetOption = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe, and end (quality).")] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write the figure to this .svg, .png or .pdf file (needs ufbert\\[plot]).")
@@ -114,6 +147,8 @@ def bench(
     """Time fast feedforward layers and models against their dense twins, on inputs that reach many leaves.
 
     bench paths CHECKPOINT FILE... shows how the tokens of the files spread over a checkpoint's trees, layer by layer.
+    bench quality RECIPE --out FOLDER pretrains every variant of a recipe, or goes on with that, and shows what each
+    layer costs in time and gives in quality.
     The results go to stdout as tables; progress, notes and warnings go to stderr.
     """
     _check_options(context, subject)
@@ -134,6 +169,10 @@ def bench(
                 json_file=json,
             )
         )
+        return
+    if subject is Subject.quality:
+        names = [name.strip() for name in only.split(",") if name.strip()]
+        _run_quality(inputs or [], show, out, names, jobs, train, threads, seconds, set_ or [], corpus or [])
         return
     from ufbert.benchmark.run import run_benchmark
     from ufbert.benchmark.settings import BenchmarkSettings
@@ -162,19 +201,61 @@ def bench(
     )
 
 
+def _run_quality(
+    inputs: list[str],
+    show: bool,
+    out: Path | None,
+    only: list[str],
+    jobs: int,
+    train: bool,
+    threads: int,
+    seconds: float | None,
+    overrides: list[str],
+    corpus: list[str],
+) -> None:
+    from ufbert.benchmark.quality.recipe import recipe_names, recipe_text
+
+    if show and len(inputs) < 2:
+        typer.echo(recipe_text(inputs[0] if inputs else "quality"), nl=False)
+        return
+    if len(inputs) != 1 or out is None:
+        raise ConfigError(
+            "bench quality takes a recipe and a folder: ufbert bench quality RECIPE --out FOLDER, where RECIPE is a "
+            f"TOML file or one of {', '.join(recipe_names())}"
+        )
+    from ufbert.benchmark.quality.run import QualityRequest, run_quality
+
+    request = QualityRequest(
+        recipe=inputs[0],
+        out=out,
+        only=only,
+        jobs=jobs,
+        train=train,
+        threads=threads,
+        seconds=seconds,
+        overrides=overrides,
+        corpus=corpus,
+    )
+    raise typer.Exit(run_quality(request))
+
+
 def _check_options(context: typer.Context, subject: Subject) -> None:
     """Raise `ConfigError` for an argument or option that says nothing to the subject."""
-    paths = subject is Subject.paths
+    spellings = {parameter.name: parameter for parameter in context.command.params}
+    taken = OWN.get(subject, ()) + TOO.get(subject, ())
     for name in context.params:
         source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE":
+        if source is None or source.name != "COMMANDLINE" or name == "subject" or name in taken:
             continue
-        if paths and name not in PATHS_ONLY + PATHS_TOO:
+        given = context.params[name]
+        option = (given[0] + ":") if name == "inputs" else spellings[name].opts[0]
+        owner = next((other for other in OWN if name in OWN[other]), None)
+        if owner is not None:
+            alone = option if name == "inputs" else f"{option}:"
+            owners = [f"bench {other.value} {ARGUMENTS[other]}" for other in OWN if name in OWN[other]]
+            raise ConfigError(f"{alone} belongs to {' and '.join(owners)}; bench {subject.value} takes no such")
+        if subject in OWN:
+            own = [spellings[n].opts[0] for n in (*TOO[subject], *OWN[subject]) if n != "inputs"]
             raise ConfigError(
-                f"--{name.replace('_', '-')} belongs to what is timed; bench paths takes --device, --text-column, "
-                "--tokens and --json"
+                f"{option} belongs to what is timed; bench {subject.value} takes {', '.join(own[:-1])} and {own[-1]}"
             )
-        if not paths and name in PATHS_ONLY:
-            given = context.params[name]
-            what = given[0] if name == "inputs" else f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{what}: belongs to bench paths CHECKPOINT FILE...; bench {subject.value} takes no such")

@@ -23,7 +23,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # folders that know nothing of each other.
 FLOORS = (
     ("commands",),
-    ("benchmark", "pretraining"),
+    ("benchmark",),
+    ("pretraining",),
     ("inference", "finetuning", "conversion", "hf"),
     ("text", "training"),
     ("settings",),
@@ -75,7 +76,7 @@ def reaches(file: Path, *packages: str) -> set[str]:
     return {name for name in imports(file) if any(name == p or name.startswith(f"{p}.") for p in packages)}
 
 
-@pytest.mark.parametrize("name", ["commands", "numba_kernels", "cuda"])
+@pytest.mark.parametrize("name", ["commands", "numba_kernels", "cuda", "recipes"])
 def test_folders_are_linked_into_the_package(name: str) -> None:
     link = ROOT / "ufbert" / name
     assert link.is_symlink()
@@ -162,7 +163,8 @@ def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     }
     expected |= {f"ufbert/cuda/{file.name}" for pattern in ("*.cu", "*.cuh") for file in (ROOT / "cuda").glob(pattern)}
     expected |= {f"ufbert/settings/presets/{name}.toml" for name in ("crammed-1x11", "crammed-dense", "small", "tiny")}
-    assert {name for name in names if ".dist-info/" not in name} == expected | {"ufbert/py.typed"}
+    expected |= {"ufbert/recipes/quality.toml", "ufbert/py.typed"}
+    assert {name for name in names if ".dist-info/" not in name} == expected
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:

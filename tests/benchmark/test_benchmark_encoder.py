@@ -278,14 +278,14 @@ class TestWorker:
             worker.ask("load", limit=0.01, job={})
 
     def test_peers_get_no_wait_policy_of_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from ufbert.benchmark.models.peers.process import _environment
+        from ufbert.benchmark.models.peers.process import environment
 
         monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        assert "OMP_WAIT_POLICY" not in _environment(2, ours=False)
-        assert _environment(2, ours=True)["OMP_WAIT_POLICY"] == "PASSIVE"
-        assert _environment(2, ours=True)["OMP_NUM_THREADS"] == "2"
+        assert "OMP_WAIT_POLICY" not in environment(2, ours=False)
+        assert environment(2, ours=True)["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert environment(2, ours=True)["OMP_NUM_THREADS"] == "2"
         monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-        assert _environment(2, ours=False)["OMP_WAIT_POLICY"] == "ACTIVE"
+        assert environment(2, ours=False)["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 LIMITS = {"threads": 1, "gigaflops": {}, "gigabytes_per_second": {"L1": 1.0}}

@@ -311,7 +311,10 @@ def test_paths_of_a_checkpoint_are_a_table_a_layer(bench: Bench, tmp_path: Path)
         (["paths", "model", "blank.txt"], "blank.txt: no text in it but blank lines; give a file with text"),
         (["paths", "model", "a.txt", "--json=a.txt"], "a.txt: already exists; choose another --json"),
         (["paths", "model", "a.txt", "--batch=3"], "--batch belongs to what is timed; bench paths takes --device"),
-        (["layer", "model"], "model: belongs to bench paths CHECKPOINT FILE...; bench layer takes no such"),
+        (
+            ["layer", "model"],
+            "model: belongs to bench paths CHECKPOINT FILE... and bench quality RECIPE; bench layer",
+        ),
         (["encoder", "--tokens=5"], "--tokens: belongs to bench paths CHECKPOINT FILE..."),
     ],
 )

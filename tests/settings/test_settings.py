@@ -370,3 +370,11 @@ def test_a_run_needs_one_end() -> None:
         TrainingSettings(budget="")
     with pytest.raises(ConfigError, match="exactly one of"):
         TrainingSettings(steps=3)
+
+
+def test_the_seed_of_the_held_out_text_is_the_runs_own_unless_it_is_set() -> None:
+    assert load_settings(None, ["training.seed=5"]).held_out_seed == 5
+    assert load_settings(None, ["training.seed=5", "data.held_out_seed=2"]).held_out_seed == 2
+    for value, line in (("-1", "must be at least 0, not -1"), ("'own'", "must be a whole number or auto, not 'own'")):
+        with pytest.raises(ConfigError, match=rf"^--set data.held_out_seed={value}: data.held_out_seed {line}$"):
+            load_settings(None, [f"data.held_out_seed={value}"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from tokenizers import Tokenizer
 
-from ufbert.checkpoint.tokenizer import special_token_id, special_token_ids
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.model.encoder import set_dropout
 from ufbert.model.heads import UltraFastBertForMaskedLM
@@ -27,7 +26,7 @@ from ufbert.training.memory import check_disk_space, check_training_memory, expl
 from ufbert.training.optimization import build_optimizer
 from ufbert.training.throughput import Throughput, matrix_product_peak, training_operations
 
-from .batches import Masking, MicroBatches
+from .batches import MicroBatches
 from .computed_on import ComputedOn
 from .fit import Run, fit
 from .held_out import HeldOut
@@ -38,6 +37,7 @@ from .mask_examples import example_sentences, fill_examples
 from .metrics import METRICS_FILE, MetricsLog, keep_until
 from .report import PretrainingReport, card_figures
 from .run_folder import RunPlan
+from .run_model import run_config, run_masking
 from .saving import CheckpointWriter
 from .shared_corpus import prepare_shared_corpus
 from .state import load_optimizer
@@ -80,12 +80,7 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
         if plan.resumed:
             load_optimizer(folder, model, optimizer)
 
-        masking = Masking(
-            special_token_ids(tokenizer),
-            special_token_id(tokenizer, "mask"),
-            model.config.vocab_size,
-            training.mlm_probability,
-        )
+        masking = run_masking(settings, tokenizer)
         batches = MicroBatches(corpus.train, masking, training.seed, device)
         held_out = HeldOut(corpus.validation, training.evaluation_sequences, masking)
         metrics = MetricsLog(folder / METRICS_FILE)
@@ -169,13 +164,9 @@ def _note_corpus(plan: RunPlan, corpus: PreparedCorpus) -> None:
 
 
 def _build_model(plan: RunPlan, tokenizer: Tokenizer, device: torch.device) -> UltraFastBertForMaskedLM:
-    """The model on `device`, set to train. Its config is what is saved, whose dropout is for finetuning."""
+    """The model on `device`, set to train."""
     training = plan.settings.training
-    config = plan.settings.model.replace(
-        vocab_size=max(tokenizer.get_vocab().values()) + 1,
-        pad_token_id=special_token_id(tokenizer, "pad"),
-        architectures=(UltraFastBertForMaskedLM.__name__,),
-    )
+    config = run_config(plan.settings, tokenizer)
     check_training_memory(config, device)
     if plan.resumed:
         model = UltraFastBertForMaskedLM.from_pretrained(plan.folder)

@@ -15,7 +15,7 @@ from ufbert.system.atomic import check_new
 
 from .state import STATE_FILE, TrainingState, read_state
 
-__all__ = ["SETTINGS_FILE", "RunPlan", "plan_run"]
+__all__ = ["SETTINGS_FILE", "RunPlan", "look_at_run", "plan_run"]
 
 SETTINGS_FILE = "settings.toml"
 """All settings of a run, in its folder."""
@@ -73,15 +73,32 @@ def plan_run(
     state, older_settings = read_state(chosen)
     stored = _stored_settings(chosen, older_settings)
     settings = load_settings(config, overrides, options=options, base=stored, preset=preset)
+    _check_same(chosen, stored, settings, state)
+    return RunPlan(chosen, settings, state, True)
+
+
+def look_at_run(folder: Path, settings: Settings) -> TrainingState | None:
+    """The state of the run in `folder`, which was to have these settings; None if there is no run.
+
+    Raises `ConfigError` for a run of other settings, `CheckpointError` for one that cannot be read.
+    """
+    if not (folder / STATE_FILE).is_file():
+        return None
+    state, older_settings = read_state(folder)
+    _check_same(folder, _stored_settings(folder, older_settings), settings, state)
+    return state
+
+
+def _check_same(folder: Path, stored: Settings, settings: Settings, state: TrainingState) -> None:
+    """Raise `ConfigError` if a run of the `stored` settings cannot go on with these."""
     for key, (old, new) in differences(stored, settings).items():
         # What `auto` has meant so far may be named, to keep it on another machine.
         same = key == "training.precision" and old == "auto" and new == state.computed_on.get("precision")
         if key not in FREE and not same and not key.startswith(OTHER_SECTIONS):
             raise ConfigError(
-                f"{chosen}: this run has {key} = {old!r}, not {new!r}; resume it without that change, "
+                f"{folder}: this run has {key} = {old!r}, not {new!r}; resume it without that change, "
                 "or start another run with another --out"
             )
-    return RunPlan(chosen, settings, state, True)
 
 
 def _stored_settings(run: Path, older: dict[str, dict[str, Any]] | None) -> Settings:

@@ -41,7 +41,7 @@ def prepare_shared_corpus(settings: Settings, meeting: MeetingPoint) -> Prepared
 
 
 def _prepare(settings: Settings) -> PreparedCorpus:
-    return prepare_corpus(settings.data, settings.model.vocab_size, seed=settings.training.seed)
+    return prepare_corpus(settings.data, settings.model.vocab_size, seed=settings.held_out_seed)
 
 
 def _key(rank: int) -> str:

@@ -16,7 +16,7 @@ from ufbert.errors import ConfigError
 
 from .sections import ENDS, Settings
 
-__all__ = ["Layers", "Where"]
+__all__ = ["Layers", "Where", "suggestion", "typed"]
 
 Where = Callable[[str], str]
 """The place of a dotted key, for an error."""
@@ -45,8 +45,8 @@ class Layers:
                 place = where(key if name in values else f"{section}.shape")
                 if name not in hints:
                     names = [*hints, *(["shape"] if section == "model" else [])]
-                    raise ConfigError(f"{place}: unknown key {key}{_suggestion(name, names)}")
-                self.values[section][name] = _typed(value, hints[name], f"{place}: {key}")
+                    raise ConfigError(f"{place}: unknown key {key}{suggestion(name, names)}")
+                self.values[section][name] = typed(value, hints[name], f"{place}: {key}")
                 self.origins[key] = place
             if section in ENDS:
                 self._settle_end(section, [name for name in ENDS[section] if values.get(name)], where)
@@ -107,14 +107,15 @@ def _spell_out_shape(values: Mapping[str, Any], where: Where) -> dict[str, Any]:
     return rest | {"feedforward": "fff", "trees": int(match[1]), "depth": int(match[2])} | shared
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of an error on an unknown name: the known one that is meant, or all of them."""
     import difflib
 
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def typed(value: Any, hint: Any, where: str) -> Any:
     """`value` if TOML gave it the type of the field (a whole number serves as a float)."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:

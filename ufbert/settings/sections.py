@@ -60,6 +60,8 @@ class DataSettings:
     """The same for the held-out text; empty takes `validation_fraction` of the corpus."""
     validation_fraction: float = 0.02
     """Share of the tokens held out, in whole documents, when `validation_corpus` is empty."""
+    held_out_seed: int | str = "auto"
+    """Seed of the choice of held-out documents; `auto` is `training.seed`, a number keeps them for all seeds."""
     text_column: str = "text"
     """Column or key of the text in jsonl, csv, parquet and hub data."""
     streaming: bool = False
@@ -97,6 +99,10 @@ class DataSettings:
         if not self.corpus:
             raise ConfigError("data.corpus is empty; give a path, a glob, hub:NAME or embedded")
         in_range("data.validation_fraction", self.validation_fraction, 0.0, 0.5)
+        if not isinstance(self.held_out_seed, str):
+            at_least("data.held_out_seed", self.held_out_seed, 0)
+        elif self.held_out_seed != "auto":
+            raise ConfigError(f"data.held_out_seed must be a whole number or auto, not {self.held_out_seed!r}")
         at_least("data.sequence_length", self.sequence_length, 8)
         at_least("data.min_frequency", self.min_frequency, 1)
         at_least("data.max_documents", self.max_documents, 0)
@@ -274,6 +280,12 @@ class Settings:
     finetuning: FinetuningSettings = field(default_factory=FinetuningSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
+
+    @property
+    def held_out_seed(self) -> int:
+        """The seed that chooses the held-out documents."""
+        seed = self.data.held_out_seed
+        return self.training.seed if isinstance(seed, str) else seed
 
     def __post_init__(self) -> None:
         if self.data.sequence_length > self.model.max_position_embeddings:

@@ -35,8 +35,12 @@ __all__ = [
     "Settings",
     "TrainingSettings",
     "differences",
+    "line_finder",
     "load_settings",
     "parse_duration",
+    "parse_override",
+    "parse_toml",
+    "read_toml",
     "settings_from_dict",
     "settings_to_dict",
     "settings_to_toml",
@@ -71,13 +75,13 @@ def load_settings(
     laid = Layers(Settings() if base is None else base)
     files: list[tuple[str, str]] = []  # (name, content)
     if base is None and DEFAULT_FILE.is_file():
-        files.append((str(DEFAULT_FILE), _read_text(DEFAULT_FILE)))
+        files.append((str(DEFAULT_FILE), read_toml(DEFAULT_FILE)))
     if preset is not None:
         files.append((f"preset {preset}", preset_text(preset)))
     if config is not None:
-        files.append((str(config), _read_text(config)))
+        files.append((str(config), read_toml(config)))
     for name, text in files:
-        laid.lay(_parse(text, name), _finder(text, name))
+        laid.lay(parse_toml(text, name), line_finder(text, name))
     # One level: an option does not outrank --set, so two ends among them are a contradiction.
     given: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
@@ -89,7 +93,7 @@ def load_settings(
         origins.setdefault(section, origin)
 
     for override in overrides:  # of a key given twice, the last one counts
-        give(*_parse_override(override))
+        give(*parse_override(override))
     for key, value in (options or {}).items():
         origin = f"--{key.partition('.')[2].replace('_', '-')}"
         if value is None:
@@ -148,7 +152,7 @@ def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _read_text(path: Path) -> str:
+def read_toml(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -157,7 +161,7 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _parse(text: str, name: str) -> dict[str, Any]:
+def parse_toml(text: str, name: str) -> dict[str, Any]:
     import tomli
 
     try:
@@ -167,7 +171,7 @@ def _parse(text: str, name: str) -> dict[str, Any]:
         raise ConfigError(f"{name}{line}: not valid TOML: {getattr(error, 'msg', error)}") from error
 
 
-def _parse_override(override: str) -> tuple[str, Any, str]:
+def parse_override(override: str) -> tuple[str, Any, str]:
     """(section.key, value, origin) of one --set."""
     import tomli
 
@@ -182,22 +186,22 @@ def _parse_override(override: str) -> tuple[str, Any, str]:
     return f"{section}.{name}", parsed, f"--set {override}"
 
 
-def _finder(text: str, file: str) -> Where:
+def line_finder(text: str, file: str) -> Where:
     """`file:line` of a dotted key, or the file alone; the parser keeps no positions."""
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+([^\]]+)\]", line):
-            table = header[1].strip()
+            table = re.sub(r"[\"' ]", "", header[1])
             lines.setdefault(table, number)
         elif pair := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
             name = re.sub(r"[\"' ]", "", pair[1])
             lines.setdefault(f"{table}.{name}" if table else name, number)
 
     def where(key: str) -> str:
-        section = key.partition(".")[0]
-        number = lines.get(key, lines.get(section))
-        return f"{file}:{number}" if number else file
+        while key not in lines and "." in key:
+            key = key.rpartition(".")[0]
+        return f"{file}:{lines[key]}" if key in lines else file
 
     return where
 

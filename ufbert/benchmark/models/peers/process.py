@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import ufbert
 
-__all__ = ["Worker", "WorkerError"]
+__all__ = ["Worker", "WorkerError", "environment"]
 
 # A worker that is silent for so long hangs.
 LIMIT_SECONDS = 900.0
@@ -34,7 +34,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=_environment(threads, ours=ours),
+            env=environment(threads, ours=ours),
         )
         self.idle_cpu_seconds = 0.0
         """CPU time that it took while it was not asked anything."""
@@ -100,7 +100,7 @@ class Worker:
         return lines[-1].removeprefix("ufbert.errors.")[:300]
 
 
-def _environment(threads: int, *, ours: bool) -> dict[str, str]:
+def environment(threads: int, *, ours: bool) -> dict[str, str]:
     """For the frameworks' thread pools, before they are loaded."""
     values = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))}
     if not ours and values.get("OMP_WAIT_POLICY") == "PASSIVE":
