@@ -11,6 +11,7 @@ import typer
 from ufbert.errors import ConfigError
 
 from .one_process import run_on_one_process
+from .shared_options import DelimiterOption, EncodingOption, NoHeaderOption
 
 __all__ = ["bench"]
 
@@ -39,7 +40,7 @@ class Direction(StrEnum):
 
 
 # The options that belong to `bench paths`; those that it alone has, and those that the timed subjects have too.
-PATHS_ONLY = ("inputs", "text_column", "tokens")
+PATHS_ONLY = ("inputs", "text_column", "encoding", "delimiter", "no_header", "tokens")
 PATHS_TOO = ("subject", "device", "json")
 
 
@@ -103,6 +104,9 @@ def bench(
     text_column: Annotated[
         str, typer.Option(help="Column of the text in jsonl, csv, tsv and parquet (paths).")
     ] = "text",
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_header: NoHeaderOption = False,
     tokens: Annotated[
         int, typer.Option(min=0, help="Tokens to count at least, from the first text on; 0: all (paths).")
     ] = 65_536,
@@ -120,6 +124,7 @@ def bench(
     run_on_one_process("bench")
     if subject is Subject.paths:
         from ufbert.benchmark.models.checkpoint_paths import PathsRequest, run_paths
+        from ufbert.text.reading import Reading
 
         checkpoint, *files = inputs or [""]
         if not files:
@@ -129,6 +134,7 @@ def bench(
                 checkpoint=checkpoint,
                 files=files,
                 text_column=text_column,
+                reading=Reading(encoding=encoding or "utf-8", delimiter=delimiter or "", header=not no_header),
                 tokens=tokens,
                 device=device.value,
                 json_file=json,
@@ -172,7 +178,7 @@ def _check_options(context: typer.Context, subject: Subject) -> None:
         if paths and name not in PATHS_ONLY + PATHS_TOO:
             raise ConfigError(
                 f"--{name.replace('_', '-')} belongs to what is timed; bench paths takes --device, --text-column, "
-                "--tokens and --json"
+                "--encoding, --delimiter, --no-header, --tokens and --json"
             )
         if not paths and name in PATHS_ONLY:
             given = context.params[name]

@@ -1,8 +1,9 @@
 """Texts with labels out of files: what a label is (a class or a value), class names, class numbers.
 
-A label column of numbers with a decimal point holds values (regression); anything else holds classes. Class
-names are those of the file's Hugging Face metadata, or else the labels themselves: whole numbers in their
-order, other labels in alphabetical order.
+A label column of numbers holds values (regression) if any of them has a fraction, or if whole numbers are written with
+a decimal point and are too many for classes; anything else holds classes: 0.0 and 1.0 are the classes 0 and 1, as
+tables write them where a label is missing. Class names are those of the file's Hugging Face metadata, or else the
+labels themselves: whole numbers in their order, other labels in alphabetical order.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -20,10 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ufbert.errors import DataError
-from ufbert.text.files import file_format, read_rows
+from ufbert.text.files import AS_USUAL, file_format, read_rows
+from ufbert.text.reading import Reading
+from ufbert.text.rows import find_column, is_missing
 
 __all__ = [
     "LabelledRows",
+    "are_signs",
+    "are_whole",
     "class_numbers",
     "holds_values",
     "infer_class_names",
@@ -38,7 +44,11 @@ __all__ = [
 
 # A column with more classes than this, and than half its rows, is text or an index taken for a label.
 PLAUSIBLE_CLASSES = 20
+WHOLE_NUMBER = re.compile(r"[+-]?\d+\.0+|\+\d+")
+"""Whole numbers as tables may write them; 01 is left as a code of its own."""
 SKIP = "or leave out such rows of your own files by --skip-unlabelled"
+NO_LABEL = frozenset({"", "-", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A"})
+"""What stands for a label that is missing: `-` in SNLI and MultiNLI, the others where programs write tables."""
 
 
 @dataclass
@@ -73,24 +83,28 @@ def read_labelled(
     header: Sequence[str] | None = None,
     on_bad: Callable[[DataError], None] | None = None,
     skip_unlabelled: bool = False,
+    reading: Reading = AS_USUAL,
 ) -> LabelledRows:
     """All rows of files with one or two text columns and a label. Raises `DataError` with `file:line`.
 
-    `header` and `on_bad` are those of `read_rows`. With `skip_unlabelled`, rows whose label is missing (null, NaN,
-    an empty field, a JSON row without the key) are counted and left out.
+    `header`, `on_bad` and `reading` are those of `read_rows`. With `skip_unlabelled`, rows whose label is missing
+    (null, NaN, an empty field, one of `NO_LABEL`, a JSON row without the key) are counted and left out.
     """
     rows = LabelledRows(", ".join(path.name for path in paths))
     for path in paths:
         # A JSON row may lack the key; in a table a column that is missing is a mistake.
         columns = None if skip_unlabelled and file_format(path) == "jsonl" else [label_column]
-        reader = read_rows(path, columns=columns, text_columns=text_columns, header=header, on_bad=on_bad)
+        reader = read_rows(
+            path, columns=columns, text_columns=text_columns, header=header, on_bad=on_bad, reading=reading
+        )
         for row in reader:
-            label = row.fields.get(label_column)
-            if label is None or (isinstance(label, str) and not label.strip()) or (skip_unlabelled and label != label):
+            label = row.fields.get(find_column(label_column, row.fields) or label_column)
+            if is_missing(label) or (isinstance(label, str) and label.strip() in NO_LABEL):
                 if skip_unlabelled:
                     rows.skipped += 1
                     continue
-                raise DataError(f"{row.where}: {label_column!r} is empty; give the row a label or remove it, {SKIP}")
+                found = "empty" if label is None or not str(label).strip() else f"{label}, which stands for none"
+                raise DataError(f"{row.where}: {label_column!r} is {found}; give the row a label or remove it, {SKIP}")
             rows.texts.append(row.fields[text_columns[0]])
             if len(text_columns) == 2:
                 rows.pairs.append(row.fields[text_columns[1]])
@@ -122,7 +136,8 @@ def _metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
 def refuse_negative(rows: LabelledRows, *, skip: bool) -> LabelledRows:
     """The rows without those whose class number is below 0, Hugging Face's sign of a row without a label.
 
-    Unless they are to be skipped, the first one raises `DataError` with `file:line`.
+    Unless they are to be skipped, the first one raises `DataError` with `file:line`. -1 and 1 are two classes where
+    every row has one of them (`are_signs`), for which the caller does not ask.
     """
     kept = []
     for row, label in enumerate(rows.labels):
@@ -162,6 +177,14 @@ def number_of(label: Any) -> float | None:
     return float(label) if isinstance(label, numbers.Real | Decimal) and not isinstance(label, bool) else None
 
 
+def are_signs(splits: Iterable[LabelledRows]) -> bool:
+    """Whether the labels are -1 and 1, both of them and nothing else: two classes, not a mark of missing labels."""
+    numbers = {
+        None if isinstance(label, list) else whole_number(name_of(label)) for rows in splits for label in rows.labels
+    }
+    return numbers == {-1, 1}
+
+
 def _is_fractional(label: Any) -> bool:
     """Whether a label is a number written with a decimal point or exponent."""
     if isinstance(label, str):
@@ -183,19 +206,30 @@ def name_of(label: Any) -> str:
         return str(label).lower()
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
-    return str(label).strip()
+    text = str(label).strip()
+    return str(int(float(text))) if WHOLE_NUMBER.fullmatch(text) else text
 
 
 def holds_values(rows: LabelledRows) -> bool:
-    """Whether the labels are values: numbers, at least one with a decimal point.
+    """Whether the labels are values: numbers written with a decimal point, unless those are few and all whole.
 
     A few labels that are no numbers do not turn a column of values into thousands of classes; they are
     errors then.
     """
     if rows.class_names:
         return False
-    fractional = sum(map(_is_fractional, rows.labels))
-    return fractional > len(rows) / 2 or (fractional > 0 and all(number_of(v) is not None for v in rows.labels))
+    fractional = [label for label in rows.labels if _is_fractional(label)]
+    if are_whole(fractional):
+        return False
+    numeric = len(fractional) > 0 and all(number_of(v) is not None for v in rows.labels)
+    return len(fractional) > len(rows) / 2 or numeric
+
+
+def are_whole(labels: Sequence[Any]) -> bool:
+    """Whether numbers with a decimal point are classes: all of them whole, from 0 on but for -1, and few."""
+    distinct = {number_of(label) for label in labels}
+    whole = all(n is not None and n >= -1 and n.is_integer() for n in distinct)
+    return bool(labels) and whole and len(distinct) <= PLAUSIBLE_CLASSES
 
 
 def label_values(rows: LabelledRows) -> npt.NDArray[np.float64]:
