@@ -167,8 +167,8 @@ def test_options_that_say_nothing_of_the_files_are_refused() -> None:
         ({"encoding": "cp1252"}, "a.parquet"),
     ):
         with pytest.raises(ConfigError, match="--"):
-            Reading(**options).check([Path(name)])  # type: ignore[arg-type]
-        Reading(**options).check([Path("b.csv"), Path(name)])  # type: ignore[arg-type]
+            Reading(**options).check([Path(name)])
+        Reading(**options).check([Path("b.csv"), Path(name)])
 
 
 OBJECTS = [{"text": 'good, ]}[ \\ " film', "n": number, "more": {"k": [1.5, None]}} for number in range(50)]

@@ -16,6 +16,7 @@ from ufbert.text.files import expand_paths
 
 from .glue_data import load_glue
 from .labelled_rows import LabelledRows, are_signs, holds_values, infer_class_names, read_labelled, refuse_negative
+from .raw_labels import is_fractional
 from .request import VALIDATION_FRACTION, DataRequest
 from .several_labels import holds_lists, infer_label_names, split_labels
 from .task_data import TaskData, build_task_data
@@ -49,7 +50,7 @@ def _load_files(request: DataRequest, seed: int) -> TaskData:
         raise DataError(f"{train.source}: rows have lists of labels, which are neither values nor single classes")
     if regression is None and not several and (regression := holds_values(train)):
         notes.append("labels are numbers with a decimal point: regression (--classification makes them classes)")
-    elif regression is None and not train.class_names and any(isinstance(label, float) for label in train.labels):
+    elif request.regression is None and not several and not train.class_names and any(map(is_fractional, train.labels)):
         notes.append("labels are whole numbers: classes (--regression makes them values)")
     names = None
     if not regression and (train.class_names or not are_signs(splits.values())):

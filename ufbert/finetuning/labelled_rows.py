@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-import numbers
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +23,30 @@ from ufbert.text.files import AS_USUAL, file_format, read_rows
 from ufbert.text.reading import Reading
 from ufbert.text.rows import find_column, is_missing
 
+from .raw_labels import (
+    NO_LABEL,
+    PLAUSIBLE_CLASSES,
+    are_whole,
+    is_fractional,
+    name_of,
+    number_of,
+    shown_label,
+    whole_number,
+)
+
 __all__ = [
     "LabelledRows",
     "are_signs",
-    "are_whole",
     "class_numbers",
     "holds_values",
     "infer_class_names",
     "label_values",
-    "name_of",
     "ordered_names",
     "read_labelled",
     "refuse_negative",
-    "shown_label",
-    "whole_number",
 ]
 
-# A column with more classes than this, and than half its rows, is text or an index taken for a label.
-PLAUSIBLE_CLASSES = 20
-WHOLE_NUMBER = re.compile(r"[+-]?\d+\.0+|\+\d+")
-"""Whole numbers as tables may write them; 01 is left as a code of its own."""
 SKIP = "or leave out such rows of your own files by --skip-unlabelled"
-NO_LABEL = frozenset({"", "-", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A"})
-"""What stands for a label that is missing: `-` in SNLI and MultiNLI, the others where programs write tables."""
 
 
 @dataclass
@@ -136,14 +134,15 @@ def _metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
 def refuse_negative(rows: LabelledRows, *, skip: bool) -> LabelledRows:
     """The rows without those whose class number is below 0, Hugging Face's sign of a row without a label.
 
-    Unless they are to be skipped, the first one raises `DataError` with `file:line`. -1 and 1 are two classes where
-    every row has one of them (`are_signs`), for which the caller does not ask.
+    Unless they are to be skipped, the first one raises `DataError` with `file:line`; where the file's own metadata
+    number its classes from 0, a negative one can mean nothing else and is always skipped. -1 and 1 are two classes
+    where every row has one of them (`are_signs`), for which the caller does not ask.
     """
     kept = []
     for row, label in enumerate(rows.labels):
         entries = label if isinstance(label, list) else [label]
         if any((number := whole_number(name_of(entry))) is not None and number < 0 for entry in entries):
-            if not skip:
+            if not skip and not rows.class_names:
                 raise DataError(
                     f"{rows.where(row)}: label {shown_label(label)} is negative, which marks a row without a label; "
                     f"give it one or remove it, {SKIP}; a class of its own needs a name, such as 'negative'"
@@ -167,47 +166,12 @@ def refuse_negative(rows: LabelledRows, *, skip: bool) -> LabelledRows:
     )
 
 
-def number_of(label: Any) -> float | None:
-    """The number that a label is or spells; None where it is none."""
-    if isinstance(label, str):
-        try:
-            return float(label)
-        except ValueError:
-            return None
-    return float(label) if isinstance(label, numbers.Real | Decimal) and not isinstance(label, bool) else None
-
-
 def are_signs(splits: Iterable[LabelledRows]) -> bool:
     """Whether the labels are -1 and 1, both of them and nothing else: two classes, not a mark of missing labels."""
     numbers = {
         None if isinstance(label, list) else whole_number(name_of(label)) for rows in splits for label in rows.labels
     }
     return numbers == {-1, 1}
-
-
-def _is_fractional(label: Any) -> bool:
-    """Whether a label is a number written with a decimal point or exponent."""
-    if isinstance(label, str):
-        return number_of(label) is not None and whole_number(label) is None
-    return number_of(label) is not None and not isinstance(label, numbers.Integral)
-
-
-def whole_number(text: str) -> int | None:
-    """The whole number that a text spells; None where it spells none."""
-    try:
-        return int(text)
-    except ValueError:
-        return None
-
-
-def name_of(label: Any) -> str:
-    """The class name that a raw label stands for."""
-    if isinstance(label, bool):
-        return str(label).lower()
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    text = str(label).strip()
-    return str(int(float(text))) if WHOLE_NUMBER.fullmatch(text) else text
 
 
 def holds_values(rows: LabelledRows) -> bool:
@@ -218,18 +182,11 @@ def holds_values(rows: LabelledRows) -> bool:
     """
     if rows.class_names:
         return False
-    fractional = [label for label in rows.labels if _is_fractional(label)]
+    fractional = [label for label in rows.labels if is_fractional(label)]
     if are_whole(fractional):
         return False
     numeric = len(fractional) > 0 and all(number_of(v) is not None for v in rows.labels)
     return len(fractional) > len(rows) / 2 or numeric
-
-
-def are_whole(labels: Sequence[Any]) -> bool:
-    """Whether numbers with a decimal point are classes: all of them whole, from 0 on but for -1, and few."""
-    distinct = {number_of(label) for label in labels}
-    whole = all(n is not None and n >= -1 and n.is_integer() for n in distinct)
-    return bool(labels) and whole and len(distinct) <= PLAUSIBLE_CLASSES
 
 
 def label_values(rows: LabelledRows) -> npt.NDArray[np.float64]:
@@ -292,9 +249,3 @@ def class_numbers(rows: LabelledRows, names: Sequence[str], *, numbered: bool) -
             )
         classes[row] = index[name]
     return classes
-
-
-def shown_label(label: Any) -> str:
-    """A label in an error, cut short."""
-    text = repr(label)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -100,7 +101,9 @@ def run_paths(request: PathsRequest) -> list[dict[str, Any]]:
 def _batches(encoded: EncodedBatch) -> Iterator[tuple[Any, Any, Any]]:
     """Rows of like length without the padding they share: ids, mask and types, each (B, T)."""
     lengths = encoded.attention_mask.sum(1)
-    for rows in length_batches(lengths, None, BATCH_TOKENS):
+    some = np.flatnonzero(lengths)  # characters may give no token
+    for chosen in length_batches(lengths[some], None, BATCH_TOKENS):
+        rows = some[chosen]
         longest = int(lengths[rows].max())
         arrays = (encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)
         yield tuple(array[rows, :longest] for array in arrays)  # type: ignore[misc]
