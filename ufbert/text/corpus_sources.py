@@ -195,4 +195,4 @@ class HubSource:
                 yield text
 
     def _explained(self) -> AbstractContextManager[None]:
-        return quiet_loading(f"{self}:", "check the name, configuration and split, and the network")
+        return quiet_loading(f"{self}:", "check the name, configuration and split, and the network", self.name)
