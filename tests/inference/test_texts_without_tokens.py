@@ -34,7 +34,7 @@ def bare(tiny_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 
 def test_embeddings_are_zeros_whatever_stands_beside(bare: dict[str, Path]) -> None:
     for options in ({}, {"normalize": True}, {"pooling": "cls"}, {"long_text": "window"}, {"batch_size": 2}):
-        pipeline = Pipeline(bare["encoder"], precision="float32", **options)  # type: ignore[arg-type]
+        pipeline = Pipeline(bare["encoder"], precision="float32", **options)
         alone = np.stack(pipeline(BLANK))  # type: ignore[arg-type]
         assert alone.shape == (3, 32)
         assert not alone.any()
@@ -51,7 +51,9 @@ def test_classes_and_values_are_those_of_one_padding_token(bare: dict[str, Path]
     (pair,) = pipeline([("", " ")])
     *results, _ = pipeline([*BLANK, "the quick brown fox"])
     for result in (*results, pair):
-        for key, value in padding.items():  # type: ignore[union-attr]
+        assert isinstance(result, dict)
+        assert isinstance(padding, dict)
+        for key, value in padding.items():
             expected = pytest.approx(value, abs=1e-6) if not isinstance(value, str) else value
             assert result[key] == expected
 

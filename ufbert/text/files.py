@@ -126,7 +126,7 @@ def read_rows(
     kind = format or reading.format(path)
     if kind not in FORMATS.values() or (format is None and file_format(path) is None and path.is_file()):
         raise DataError(f"{path}: unknown kind of file; {SUPPORTED}")
-    if path.is_file() and is_git_lfs_pointer(path):
+    if path != STDIN and path.is_file() and is_git_lfs_pointer(path):
         raise DataError(
             f"{path}: git has left a pointer here in place of the file; install git-lfs and run `git lfs pull` in "
             f"{path.parent}"

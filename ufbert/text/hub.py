@@ -73,6 +73,8 @@ def _problem(repository: str) -> tuple[str | None, str | None]:
         RepositoryNotFoundError,
     )
 
+    # The roots of the errors of whichever HTTP library the hub's client uses; requests' are OSErrors.
+    unreachable: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
     try:
         HfApi().dataset_info(repository, timeout=SECONDS)
     except GatedRepoError:
@@ -87,7 +89,7 @@ def _problem(repository: str) -> tuple[str | None, str | None]:
         return None, "not fetched before, and HF_HUB_OFFLINE is set, which keeps it from the hub"
     except HFValidationError:
         return None, None  # datasets says what it is
-    except (OSError, *HfHubHTTPError.__bases__) as error:
+    except unreachable as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return None, f"not fetched before, and the hub cannot be reached ({reason}); check the proxy (HTTPS_PROXY)"
     return None, None

@@ -17,7 +17,7 @@ from typing import Any
 
 from ufbert.errors import DataError
 
-from .byte_streams import ENCODING_ADVICE, Line, display_name, open_bytes, text_lines
+from .byte_streams import ENCODING_ADVICE, STDIN, Line, display_name, open_bytes, text_lines
 from .rows import Row, find_column, is_missing, named_fields
 
 __all__ = ["read_json"]
@@ -33,7 +33,8 @@ def read_json(
     path: Path, wanted: list[str] | None, needed: list[str], encoding: str = "utf-8"
 ) -> Iterator[Row | DataError]:
     """The objects of a file. Blank lines, and objects whose values are all null, are no rows."""
-    if path.is_file():
+    again = path != STDIN and path.is_file()
+    if again:
         # Not by its first line, which may be the whole of a large file.
         begun: list[Line] = []
         begins = next((c for c in (_trimmed(chunk) for chunk in _chunks(path, encoding, "replace")) if c), "")
@@ -43,7 +44,7 @@ def read_json(
         begun = list(_to_first_text(lines))
         begins = _trimmed(begun[-1][1]) if begun else ""
     if begins.startswith("["):
-        chunks = _chunks(path, encoding) if path.is_file() else _checked(itertools.chain(begun, lines))
+        chunks = _chunks(path, encoding) if again else _checked(itertools.chain(begun, lines))
         yield from _rows(path, enumerate(_array_items(path, chunks), 1), wanted, needed)
         return
     if begins.startswith("{"):

@@ -142,11 +142,14 @@ def _found_delimiter(sample: Sequence[Line], usual: str, needed: Sequence[str], 
                 return delimiter
         return max(names, key=lambda delimiter: len(names[delimiter]), default=usual)
     least = max([2, *(int(column) for column in needed if column.isdecimal())])
+    even = []
     for delimiter, found in rows.items():
         widths = {len(row) for row in found if any(map(str.strip, row))}
         if len(widths) == 1 and min(widths) >= least:
-            return delimiter
-    return usual
+            even.append(delimiter)
+    # What a blank always follows may be the punctuation of a text.
+    tight = (d for d in even if not all(field.startswith(" ") for row in rows[d] for field in row[1:]))
+    return next(tight, even[0] if even else usual)
 
 
 def _sampled_rows(sample: Sequence[Line], delimiter: str) -> list[list[str]]:
