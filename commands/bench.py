@@ -11,7 +11,7 @@ import typer
 from ufbert.errors import ConfigError
 
 from .one_process import run_on_one_process
-from .shared_options import SetOption
+from .shared_options import DelimiterOption, EncodingOption, NoHeaderOption, SetOption
 
 __all__ = ["bench"]
 
@@ -44,7 +44,7 @@ class Direction(StrEnum):
 # arguments it has, its own options, and those of the timed subjects that it has too.
 ARGUMENTS = {Subject.paths: "CHECKPOINT FILE...", Subject.quality: "RECIPE"}
 OWN = {
-    Subject.paths: ("inputs", "text_column", "tokens"),
+    Subject.paths: ("inputs", "text_column", "encoding", "delimiter", "no_header", "tokens"),
     Subject.quality: ("inputs", "out", "only", "jobs", "train", "corpus", "set_", "show"),
 }
 TOO = {Subject.paths: ("device", "json"), Subject.quality: ("threads", "seconds")}
@@ -116,6 +116,9 @@ def bench(
     text_column: Annotated[
         str, typer.Option(help="Column of the text in jsonl, csv, tsv and parquet (paths).")
     ] = "text",
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_header: NoHeaderOption = False,
     tokens: Annotated[
         int, typer.Option(min=0, help="Tokens to count at least, from the first text on; 0: all (paths).")
     ] = 65_536,
@@ -155,6 +158,7 @@ def bench(
     run_on_one_process("bench")
     if subject is Subject.paths:
         from ufbert.benchmark.models.checkpoint_paths import PathsRequest, run_paths
+        from ufbert.text.reading import Reading
 
         checkpoint, *files = inputs or [""]
         if not files:
@@ -164,6 +168,7 @@ def bench(
                 checkpoint=checkpoint,
                 files=files,
                 text_column=text_column,
+                reading=Reading(encoding=encoding or "utf-8", delimiter=delimiter or "", header=not no_header),
                 tokens=tokens,
                 device=device.value,
                 json_file=json,

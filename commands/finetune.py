@@ -20,7 +20,15 @@ from ufbert.settings.sections import FinetuningSettings
 
 from .command_line import command_line
 from .one_process import run_on_one_process
-from .shared_options import ConfigOption, PresetOption, RevisionOption, SetOption
+from .shared_options import (
+    ConfigOption,
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    PresetOption,
+    RevisionOption,
+    SetOption,
+)
 
 __all__ = ["finetune"]
 
@@ -62,7 +70,7 @@ def finetune(
     ] = None,
     train: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Training rows: csv, tsv, jsonl or parquet; a glob or a folder too."),
+        typer.Option(metavar="FILE", help="Training rows: csv, tsv, jsonl, json or parquet; a glob or a folder too."),
     ] = None,
     validation: Annotated[
         str | None,
@@ -96,8 +104,14 @@ def finetune(
             help="Rows of csv or tsv have several labels with this between; in jsonl and parquet lists say so.",
         ),
     ] = None,
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_header: NoHeaderOption = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip and count rows that cannot be read instead of stopping there.")
+    ] = False,
     skip_unlabelled: Annotated[
-        bool, typer.Option("--skip-unlabelled", help="Leave out rows whose label is missing or a negative class.")
+        bool, typer.Option("--skip-unlabelled", help="Leave out rows whose label is missing, - or a negative class.")
     ] = False,
     predict: Annotated[
         str | None,
@@ -173,6 +187,10 @@ def finetune(
         label_column=label_column,
         regression=regression,
         label_separator=label_separator,
+        encoding=encoding,
+        delimiter=delimiter,
+        no_header=no_header,
+        skip_bad=skip_bad,
         skip_unlabelled=skip_unlabelled,
         max_train_rows=max_train_rows,
         max_validation_rows=max_validation_rows,

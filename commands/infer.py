@@ -9,7 +9,14 @@ import typer
 
 from ufbert.settings.inference import AUTO, LONG_TEXTS, POOLINGS, PRECISIONS, TASKS, InferenceSettings
 
-from .shared_options import ConfigOption, RevisionOption, SetOption
+from .shared_options import (
+    ConfigOption,
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    RevisionOption,
+    SetOption,
+)
 
 __all__ = ["infer"]
 
@@ -21,7 +28,8 @@ def infer(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Files, globs, folders (.txt .jsonl .csv .tsv, also .gz or .zst; .parquet), or - for stdin.",
+            help="Files, globs, folders (.txt .jsonl .json .csv .tsv, also .gz .zst .bz2 .xz; .parquet), "
+            "or - for stdin.",
             metavar="INPUT...",
         ),
     ],
@@ -67,6 +75,9 @@ def infer(
     input_format: Annotated[
         str | None, typer.Option(help="Format of standard input: txt, jsonl, csv or tsv.", show_default="txt")
     ] = None,
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_header: NoHeaderOption = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip and count bad rows instead of stopping at the first.")
     ] = False,
@@ -144,6 +155,7 @@ def infer(
     from ufbert.inference.run import infer_files
     from ufbert.reporting import show_log
     from ufbert.settings.toml import load_settings
+    from ufbert.text.reading import Reading
 
     show_log()
     options = {
@@ -174,6 +186,7 @@ def infer(
         resume=resume,
         id_columns=tuple(id_column or ()),
         input_format=input_format,
+        reading=Reading(encoding=encoding or "utf-8", delimiter=delimiter or "", header=not no_header),
         skip_bad=skip_bad,
     )
     infer_files(request)

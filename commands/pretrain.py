@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
-from ufbert.settings.sections import TrainingSettings
+from ufbert.settings.sections import DataSettings, TrainingSettings
 
-from .shared_options import ConfigOption, PresetOption, SetOption
+from .shared_options import (
+    ConfigOption,
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    PresetOption,
+    SetOption,
+)
 
 __all__ = ["pretrain"]
 
@@ -31,8 +38,8 @@ def pretrain(
         typer.Option(
             "--corpus",
             metavar="PATH|GLOB|hub:NAME|embedded",
-            help="Training text: txt, jsonl, csv, parquet (also .gz, .zst), a folder, a glob, a hub data set, "
-            "or the English that Python ships. May be repeated.",
+            help="Training text: txt, jsonl, json, csv, tsv, parquet (also .gz .zst .bz2 .xz), a folder, a glob, "
+            "a hub data set, or the English that Python ships. May be repeated.",
             show_default="embedded",
         ),
     ] = None,
@@ -43,6 +50,13 @@ def pretrain(
             help="Held-out text; else a share of the corpus's documents is held out. May be repeated.",
         ),
     ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(help="Column or key of the text; a txt file has none.", show_default=DataSettings().text_column),
+    ] = None,
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
+    no_header: NoHeaderOption = False,
     tokenizer: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="A ready tokenizer's folder or file; else one is trained on the corpus."),
@@ -97,6 +111,10 @@ def pretrain(
     options = {
         "data.corpus": corpora or None,
         "data.validation_corpus": validation_corpus or None,
+        "data.text_column": text_column,
+        "data.encoding": encoding,
+        "data.delimiter": delimiter,
+        "data.header": False if no_header else None,
         "data.tokenizer": tokenizer,
         "training.steps": steps,
         "training.tokens": tokens,

@@ -136,7 +136,7 @@ def test_errors_name_file_and_line(tmp_path: Path) -> None:
     assert "r.csv:3: label 'n/a' is not a finite number" in error_of(
         csv_file(tmp_path / "r.csv", ["1.5", "n/a", "2.5"])
     )
-    assert "n.csv:2: label 'nan' is not a finite number" in error_of(csv_file(tmp_path / "n.csv", ["nan", "2"]))
+    assert "n.csv:2: 'label' is nan, which stands for none" in error_of(csv_file(tmp_path / "n.csv", ["nan", "2"]))
     assert "s.csv:2: label 'a' is not a finite number" in error_of(
         csv_file(tmp_path / "s.csv", ["a", "b"]), regression=True
     )

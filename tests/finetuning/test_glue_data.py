@@ -183,6 +183,7 @@ def test_the_hub_without_a_network_offers_a_folder(monkeypatch: pytest.MonkeyPat
     def unreachable(*arguments: object, **options: object) -> None:
         raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub")
 
+    monkeypatch.setattr("ufbert.text.hub._problem", lambda repository: (None, None))
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataError) as caught:
         load("rte", None)
@@ -207,6 +208,7 @@ def test_the_hubs_tables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = {"question": ["a", "b"], "sentence": ["c", "d"], "label": [1, 0]}
         return datasets.Dataset.from_dict(rows, features=features)
 
+    monkeypatch.setattr("ufbert.text.hub._problem", lambda repository: (None, None))
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     data = load("qnli", None)
     assert asked == [("nyu-mll/glue", "qnli", "train"), ("nyu-mll/glue", "qnli", "validation")]

@@ -195,7 +195,11 @@ BAD_ROWS = [
     ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000 + b'\n{"text": "b"}', ":2: not valid JSON"),
     ("a.csv", b"text,label\na,1\nb\nc,2\n", ":3: 1 comma-separated fields, but the file has 2 columns"),
     ("a.csv", b'text,label\n"a\nb",1\n"c"d,2\ne,3\n', ":4: malformed csv row"),
-    ("a.csv", b'text,label\na,1\n"b\xff\n",1\nc,2\n', ":3: byte 0xff in field 1 is not UTF-8"),
+    (
+        "a.csv",
+        b'text,label\na,1\n"b\xff\n",1\nc,2\n',
+        ":3: byte 0xff at position 3 is not UTF-8; give the file's encoding, such as --encoding cp1252",
+    ),
     (
         "a.tsv",
         b"text\tlabel\na\t1\nb\t2\t3\nc\t2\n",

@@ -10,10 +10,13 @@ import dataclasses
 import numpy as np
 
 from ufbert.errors import DataError
+from ufbert.reporting import note
+from ufbert.text.bad_rows import BadRows
 from ufbert.text.files import expand_paths
 
 from .glue_data import load_glue
-from .labelled_rows import LabelledRows, holds_values, infer_class_names, read_labelled, refuse_negative
+from .labelled_rows import LabelledRows, are_signs, holds_values, infer_class_names, read_labelled, refuse_negative
+from .raw_labels import is_fractional
 from .request import VALIDATION_FRACTION, DataRequest
 from .several_labels import holds_lists, infer_label_names, split_labels
 from .task_data import TaskData, build_task_data
@@ -47,10 +50,13 @@ def _load_files(request: DataRequest, seed: int) -> TaskData:
         raise DataError(f"{train.source}: rows have lists of labels, which are neither values nor single classes")
     if regression is None and not several and (regression := holds_values(train)):
         notes.append("labels are numbers with a decimal point: regression (--classification makes them classes)")
+    elif request.regression is None and not several and not train.class_names and any(map(is_fractional, train.labels)):
+        notes.append("labels are whole numbers: classes (--regression makes them values)")
     names = None
-    if not regression:
+    if not regression and (train.class_names or not are_signs(splits.values())):
         splits = {name: refuse_negative(rows, skip=request.skip_unlabelled) for name, rows in splits.items()}
         train = splits["train"]
+    if not regression:
         names = infer_label_names(train) if several else infer_class_names(train)
     for rows in splits.values():
         if rows.skipped:
@@ -74,7 +80,19 @@ def _load_files(request: DataRequest, seed: int) -> TaskData:
 
 def _read(request: DataRequest, files: str) -> LabelledRows:
     *texts, label = request.columns
-    rows = read_labelled(expand_paths([files]), texts, label, skip_unlabelled=request.skip_unlabelled)
+    paths = expand_paths([files])
+    request.reading.check(paths)
+    bad = BadRows()
+    rows = read_labelled(
+        paths,
+        texts,
+        label,
+        on_bad=bad if request.skip_bad else None,
+        skip_unlabelled=request.skip_unlabelled,
+        reading=request.reading,
+    )
+    if bad.count:
+        note(f"{rows.source}: {bad.count:,} bad rows were skipped")
     if request.label_separator is not None:
         split_labels(rows, request.label_separator)
     return rows

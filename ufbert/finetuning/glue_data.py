@@ -137,7 +137,7 @@ def _from_hub(task: GlueTask) -> dict[str, LabelledRows]:
     note(f"fetching glue/{task.name} from the Hugging Face hub ({HUB_NAME})")
     rows = {}
     for split in ("train", *task.validation):
-        with quiet_loading(f"glue/{task.name}", "check the network, or give the task's files by --data DIR"):
+        with quiet_loading(f"glue/{task.name}", "check the network, or give the task's files by --data DIR", HUB_NAME):
             table: Any = datasets.load_dataset(HUB_NAME, task.name, split=split)
         source = f"{HUB_NAME} {task.name} {split}"
         rows[split] = LabelledRows(

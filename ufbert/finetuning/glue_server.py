@@ -88,7 +88,7 @@ class ServerSet:
         import datasets
 
         name, split = self.hub
-        with quiet_loading(f"glue/{name}", "check the network, or give the task's files by --data DIR"):
+        with quiet_loading(f"glue/{name}", "check the network, or give the task's files by --data DIR", HUB_NAME):
             table: Any = datasets.load_dataset(HUB_NAME, name, split=split)
         first, *second = self.task.columns
         return ServerRows(list(table[first]), list(table[second[0]]) if second else [], list(table["idx"]))

@@ -1,18 +1,17 @@
 """Texts with labels out of files: what a label is (a class or a value), class names, class numbers.
 
-A label column of numbers with a decimal point holds values (regression); anything else holds classes. Class
-names are those of the file's Hugging Face metadata, or else the labels themselves: whole numbers in their
-order, other labels in alphabetical order.
+A label column of numbers holds values (regression) if any of them has a fraction, or if whole numbers are written with
+a decimal point and are too many for classes; anything else holds classes: 0.0 and 1.0 are the classes 0 and 1, as
+tables write them where a label is missing. Class names are those of the file's Hugging Face metadata, or else the
+labels themselves: whole numbers in their order, other labels in alphabetical order.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,33 @@ import numpy as np
 import numpy.typing as npt
 
 from ufbert.errors import DataError
-from ufbert.text.files import file_format, read_rows
+from ufbert.text.files import AS_USUAL, file_format, read_rows
+from ufbert.text.reading import Reading
+from ufbert.text.rows import find_column, is_missing
+
+from .raw_labels import (
+    NO_LABEL,
+    PLAUSIBLE_CLASSES,
+    are_whole,
+    is_fractional,
+    name_of,
+    number_of,
+    shown_label,
+    whole_number,
+)
 
 __all__ = [
     "LabelledRows",
+    "are_signs",
     "class_numbers",
     "holds_values",
     "infer_class_names",
     "label_values",
-    "name_of",
     "ordered_names",
     "read_labelled",
     "refuse_negative",
-    "shown_label",
-    "whole_number",
 ]
 
-# A column with more classes than this, and than half its rows, is text or an index taken for a label.
-PLAUSIBLE_CLASSES = 20
 SKIP = "or leave out such rows of your own files by --skip-unlabelled"
 
 
@@ -73,24 +81,28 @@ def read_labelled(
     header: Sequence[str] | None = None,
     on_bad: Callable[[DataError], None] | None = None,
     skip_unlabelled: bool = False,
+    reading: Reading = AS_USUAL,
 ) -> LabelledRows:
     """All rows of files with one or two text columns and a label. Raises `DataError` with `file:line`.
 
-    `header` and `on_bad` are those of `read_rows`. With `skip_unlabelled`, rows whose label is missing (null, NaN,
-    an empty field, a JSON row without the key) are counted and left out.
+    `header`, `on_bad` and `reading` are those of `read_rows`. With `skip_unlabelled`, rows whose label is missing
+    (null, NaN, an empty field, one of `NO_LABEL`, a JSON row without the key) are counted and left out.
     """
     rows = LabelledRows(", ".join(path.name for path in paths))
     for path in paths:
         # A JSON row may lack the key; in a table a column that is missing is a mistake.
         columns = None if skip_unlabelled and file_format(path) == "jsonl" else [label_column]
-        reader = read_rows(path, columns=columns, text_columns=text_columns, header=header, on_bad=on_bad)
+        reader = read_rows(
+            path, columns=columns, text_columns=text_columns, header=header, on_bad=on_bad, reading=reading
+        )
         for row in reader:
-            label = row.fields.get(label_column)
-            if label is None or (isinstance(label, str) and not label.strip()) or (skip_unlabelled and label != label):
+            label = row.fields.get(find_column(label_column, row.fields) or label_column)
+            if is_missing(label) or (isinstance(label, str) and label.strip() in NO_LABEL):
                 if skip_unlabelled:
                     rows.skipped += 1
                     continue
-                raise DataError(f"{row.where}: {label_column!r} is empty; give the row a label or remove it, {SKIP}")
+                found = "empty" if label is None or not str(label).strip() else f"{label}, which stands for none"
+                raise DataError(f"{row.where}: {label_column!r} is {found}; give the row a label or remove it, {SKIP}")
             rows.texts.append(row.fields[text_columns[0]])
             if len(text_columns) == 2:
                 rows.pairs.append(row.fields[text_columns[1]])
@@ -122,13 +134,15 @@ def _metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
 def refuse_negative(rows: LabelledRows, *, skip: bool) -> LabelledRows:
     """The rows without those whose class number is below 0, Hugging Face's sign of a row without a label.
 
-    Unless they are to be skipped, the first one raises `DataError` with `file:line`.
+    Unless they are to be skipped, the first one raises `DataError` with `file:line`; where the file's own metadata
+    number its classes from 0, a negative one can mean nothing else and is always skipped. -1 and 1 are two classes
+    where every row has one of them (`are_signs`), for which the caller does not ask.
     """
     kept = []
     for row, label in enumerate(rows.labels):
         entries = label if isinstance(label, list) else [label]
         if any((number := whole_number(name_of(entry))) is not None and number < 0 for entry in entries):
-            if not skip:
+            if not skip and not rows.class_names:
                 raise DataError(
                     f"{rows.where(row)}: label {shown_label(label)} is negative, which marks a row without a label; "
                     f"give it one or remove it, {SKIP}; a class of its own needs a name, such as 'negative'"
@@ -152,50 +166,27 @@ def refuse_negative(rows: LabelledRows, *, skip: bool) -> LabelledRows:
     )
 
 
-def number_of(label: Any) -> float | None:
-    """The number that a label is or spells; None where it is none."""
-    if isinstance(label, str):
-        try:
-            return float(label)
-        except ValueError:
-            return None
-    return float(label) if isinstance(label, numbers.Real | Decimal) and not isinstance(label, bool) else None
-
-
-def _is_fractional(label: Any) -> bool:
-    """Whether a label is a number written with a decimal point or exponent."""
-    if isinstance(label, str):
-        return number_of(label) is not None and whole_number(label) is None
-    return number_of(label) is not None and not isinstance(label, numbers.Integral)
-
-
-def whole_number(text: str) -> int | None:
-    """The whole number that a text spells; None where it spells none."""
-    try:
-        return int(text)
-    except ValueError:
-        return None
-
-
-def name_of(label: Any) -> str:
-    """The class name that a raw label stands for."""
-    if isinstance(label, bool):
-        return str(label).lower()
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return str(label).strip()
+def are_signs(splits: Iterable[LabelledRows]) -> bool:
+    """Whether the labels are -1 and 1, both of them and nothing else: two classes, not a mark of missing labels."""
+    numbers = {
+        None if isinstance(label, list) else whole_number(name_of(label)) for rows in splits for label in rows.labels
+    }
+    return numbers == {-1, 1}
 
 
 def holds_values(rows: LabelledRows) -> bool:
-    """Whether the labels are values: numbers, at least one with a decimal point.
+    """Whether the labels are values: numbers written with a decimal point, unless those are few and all whole.
 
     A few labels that are no numbers do not turn a column of values into thousands of classes; they are
     errors then.
     """
     if rows.class_names:
         return False
-    fractional = sum(map(_is_fractional, rows.labels))
-    return fractional > len(rows) / 2 or (fractional > 0 and all(number_of(v) is not None for v in rows.labels))
+    fractional = [label for label in rows.labels if is_fractional(label)]
+    if are_whole(fractional):
+        return False
+    numeric = len(fractional) > 0 and all(number_of(v) is not None for v in rows.labels)
+    return len(fractional) > len(rows) / 2 or numeric
 
 
 def label_values(rows: LabelledRows) -> npt.NDArray[np.float64]:
@@ -258,9 +249,3 @@ def class_numbers(rows: LabelledRows, names: Sequence[str], *, numbered: bool) -
             )
         classes[row] = index[name]
     return classes
-
-
-def shown_label(label: Any) -> str:
-    """A label in an error, cut short."""
-    text = repr(label)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ufbert.errors import ConfigError
 from ufbert.settings.sections import FinetuningSettings
+from ufbert.text.reading import Reading
 
 __all__ = [
     "LABEL_COLUMN",
@@ -53,6 +54,14 @@ class DataRequest:
     """Whether labels are values; None decides by the labels."""
     label_separator: str | None = None
     """What stands between the labels of a row in csv and tsv; None where a row has one label."""
+    encoding: str | None = None
+    """Of text files; None takes UTF-8."""
+    delimiter: str | None = None
+    """Between the fields of csv and tsv; None finds it out."""
+    no_header: bool = False
+    """Whether csv and tsv have no header row; columns are then called 1, 2, 3, ..."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be read."""
     skip_unlabelled: bool = False
     """Leave out rows whose label is missing or, for classes, negative."""
     max_train_rows: int | None = None
@@ -76,6 +85,10 @@ class DataRequest:
                 "label_column",
                 "regression",
                 "label_separator",
+                "encoding",
+                "delimiter",
+                "no_header",
+                "skip_bad",
                 "skip_unlabelled",
             ):
                 if getattr(self, name) not in (None, False) or (name == "regression" and self.regression is False):
@@ -95,6 +108,11 @@ class DataRequest:
             raise ConfigError(f"--validation-fraction must lie between 0 and 1, not {self.validation_fraction}")
         if repeated := [c for c in self.columns if self.columns.count(c) > 1]:
             raise ConfigError(f"column {repeated[0]!r} cannot be two of text, second text and label at once")
+
+    @property
+    def reading(self) -> Reading:
+        """How text files are to be understood. Raises `ConfigError`."""
+        return Reading(encoding=self.encoding or "utf-8", delimiter=self.delimiter or "", header=not self.no_header)
 
     @property
     def whole_glue(self) -> bool:

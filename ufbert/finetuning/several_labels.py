@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ufbert.errors import DataError
 
-from .labelled_rows import LabelledRows, name_of, ordered_names, shown_label, whole_number
+from .labelled_rows import LabelledRows, ordered_names
+from .raw_labels import name_of, shown_label, whole_number
 
 __all__ = ["holds_lists", "infer_label_names", "label_matrix", "split_labels"]
 

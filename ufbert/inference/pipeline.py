@@ -194,20 +194,23 @@ class Pipeline:
         good = np.flatnonzero(~np.isin(window.owner, list(problems)))
         lengths = window.lengths[good]
         results: list[Prediction | None] = [None] * len(good)
-        for batch in length_batches(lengths, self.batch_size, BATCH_TOKENS[self.device.type]):
+        # A text without tokens is read as one padding token; see `Task.without_tokens`.
+        for batch in length_batches(np.maximum(lengths, 1), self.batch_size, BATCH_TOKENS[self.device.type]):
             rows = good[batch]
-            longest, shortest = int(lengths[batch[0]]), int(lengths[batch[-1]])
+            longest, shortest = max(1, int(lengths[batch[0]])), int(lengths[batch[-1]])
             input_ids = self._tensor(window.encoded.input_ids[rows, :longest])
             mask = token_types = None
-            if shortest < longest:
-                mask = self._tensor(window.encoded.attention_mask[rows, :longest])
+            if shortest < longest and longest > 1:
+                attended = window.encoded.attention_mask[rows, :longest]
+                attended[:, 0] = 1
+                mask = self._tensor(attended)
             if self.config.type_vocab_size > 1 and window.examples[0].pair is not None:
                 token_types = self._tensor(window.encoded.token_type_ids[rows, :longest])
             examples = [window.examples[text] for text in window.owner[rows]]
             with torch.inference_mode(), autocast(self.device, self.dtype):
                 predictions = self._task.predict(input_ids, mask, token_types, examples)
             for place, prediction in zip(batch, predictions, strict=True):
-                results[place] = prediction
+                results[place] = prediction if lengths[place] else self._task.without_tokens(prediction)
         return WindowResults(
             examples=[e for text, e in enumerate(window.examples) if text not in problems],
             predictions=self._join(window, good, [r for r in results if r is not None]),

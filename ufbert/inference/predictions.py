@@ -63,6 +63,13 @@ class Task(abc.ABC):
     ) -> Prediction:
         """The result of a text that was split, from those of its rows, whose tokens lie where `parts` say."""
 
+    def without_tokens(self, prediction: Prediction) -> Prediction:
+        """The result of a text that has no token, such as a blank line without special tokens.
+
+        `prediction` is that of a single padding token.
+        """
+        return prediction
+
     def finish(self, prediction: Prediction) -> Prediction:
         """What remains to be done to the result of a text."""
         return prediction
@@ -164,6 +171,10 @@ class Embed(Task):
     ) -> Prediction:
         """The mean of the rows' vectors, weighted by their tokens."""
         return _weighted_mean(np.stack([np.asarray(p) for p in predictions]), input_ids)
+
+    def without_tokens(self, prediction: Prediction) -> Prediction:
+        """Zeros, the mean over nothing in sentence-transformers too."""
+        return np.zeros_like(np.asarray(prediction))
 
     def finish(self, prediction: Prediction) -> Prediction:
         """Of length 1, if wanted."""

@@ -9,6 +9,7 @@ from typing import Any
 from ufbert.checkpoint.folder import locate_checkpoint
 from ufbert.model.pretrained import read_config
 from ufbert.settings.inference import AUTO, InferenceSettings
+from ufbert.text.reading import Reading
 
 from .options import OWNERS, choose_task
 from .pipeline import Pipeline
@@ -39,6 +40,8 @@ class InferenceRequest:
     """Columns that are carried into the output."""
     input_format: str | None = None
     """Of standard input: txt, jsonl, csv or tsv; None means txt."""
+    reading: Reading = field(default_factory=Reading)
+    """How text files are to be understood."""
     skip_bad: bool = False
     """Count and leave out bad rows instead of stopping at the first."""
 
@@ -50,8 +53,19 @@ class InferenceRequest:
     @property
     def carried_columns(self) -> tuple[str, ...]:
         """The columns of the input that the output has, too."""
-        texts = (self.settings.text_column, self.pair_column) if self.settings.keep_text else ()
-        return (*self.id_columns, *(name for name in texts if name is not None))
+        return (*self.id_columns, *self.kept_names)
+
+    @property
+    def kept_names(self) -> tuple[str, ...]:
+        """What the output calls the one or two texts that it repeats: as the input, but for columns by number."""
+        if not self.settings.keep_text:
+            return ()
+        named = {self.settings.text_column: "text", self.pair_column: "pair"}
+        return tuple(
+            usual if not self.reading.header and name.isdecimal() else name
+            for name, usual in named.items()
+            if name is not None
+        )
 
 
 def build_pipeline(request: InferenceRequest) -> Pipeline:

@@ -27,6 +27,7 @@ from ufbert.inference.results.writers import Record, ResultWriter
 from ufbert.reporting import note
 from ufbert.system.allocation import keep_freed_memory
 from ufbert.system.processes import World, described_world, take_gpu
+from ufbert.text.bad_rows import BadRows
 from ufbert.text.batching import Example
 from ufbert.text.files import STDIN, expand_paths
 
@@ -34,7 +35,7 @@ from .display import Display
 from .pipeline import Pipeline
 from .ranks import own_examples, part_path
 from .request import InferenceRequest, build_pipeline
-from .sources import BadRows, InputRows, check_input_format, estimate_rows
+from .sources import InputRows, check_input_format, estimate_rows
 
 __all__ = ["infer_files"]
 
@@ -51,6 +52,7 @@ def infer_files(request: InferenceRequest) -> None:
     world = described_world()
     paths = expand_paths(request.inputs)
     check_input_format(request.input_format, paths)
+    request.reading.check(paths, request.input_format)
     if request.output is not None:
         request = dataclasses.replace(request, output=part_path(request.output, world))
     rows = InputRows(paths, request)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ufbert.errors import ConfigError, DataError
-from ufbert.reporting import note
+from ufbert.text.bad_rows import BadRows
 from ufbert.text.batching import Example
+from ufbert.text.byte_streams import COMPRESSIONS
 from ufbert.text.files import STDIN, Row, file_format, read_rows
 
 from .request import InferenceRequest
 
-__all__ = ["BadRows", "InputRows", "check_input_format", "estimate_rows"]
+__all__ = ["InputRows", "check_input_format", "estimate_rows"]
 
-SHOWN_BAD_ROWS = 5
 STDIN_FORMATS = ("txt", "jsonl", "csv", "tsv")
 SAMPLED_BYTES = 1 << 22
 
@@ -64,15 +64,13 @@ class InputRows:
 
     def _of_file(self, path: Path, bad_rows: BadRows | None) -> Iterator[Example]:
         column = self._text_column(path)
+        names = self.request.kept_names
         for row in self._rows(path, bad_rows):
             carried = {name: row.fields.get(name) for name in self.request.id_columns}
             text = row.fields[column]
             pair_column = self.request.pair_column
             pair = None if pair_column is None else row.fields[pair_column]
-            if self.request.settings.keep_text:
-                carried[self.request.settings.text_column] = text
-                if pair_column is not None:
-                    carried[pair_column] = pair
+            carried.update(zip(names, (text, pair), strict=False))
             yield Example(text, pair, row.where, carried)
 
     def _rows(self, path: Path, bad_rows: BadRows | None) -> Iterator[Row]:
@@ -83,32 +81,16 @@ class InputRows:
             columns=None if self._format(path) == "jsonl" else self.request.id_columns,
             text_columns=[name for name in texts if name is not None],
             on_bad=bad_rows,
-            format=self.request.input_format if path == STDIN else None,
+            format=self._format(path) if path == STDIN else None,
+            reading=self.request.reading,
         )
 
     def _format(self, path: Path) -> str:
-        return (self.request.input_format if path == STDIN else None) or file_format(path) or "txt"
+        return self.request.reading.format(path, self.request.input_format)
 
     def _text_column(self, path: Path) -> str:
         # Lines of a txt file have no column names; theirs is `text`, whatever the other files call it.
         return "text" if self._format(path) == "txt" else self.request.settings.text_column
-
-
-@dataclass
-class BadRows:
-    """Counts the rows that are skipped and shows the first few."""
-
-    count: int = 0
-    shown: int = 0
-    silent: bool = False
-    """Whether to count only."""
-
-    def __call__(self, error: DataError) -> None:
-        """One more of them."""
-        self.count += 1
-        if not self.silent and self.shown < SHOWN_BAD_ROWS:
-            self.shown += 1
-            note(f"skipped: {error}")
 
 
 def check_input_format(input_format: str | None, paths: Sequence[Path]) -> None:
@@ -124,12 +106,12 @@ def check_input_format(input_format: str | None, paths: Sequence[Path]) -> None:
 def estimate_rows(paths: Sequence[Path]) -> int | None:
     """About how many rows the files have: parquet says it, of a text file the beginning is counted.
 
-    None if that cannot be known without reading everything: standard input, pipes, compressed files.
+    None if that cannot be known without reading everything: standard input, pipes, compressed files, JSON arrays.
     """
     rows = 0.0
     for path in paths:
         kind = file_format(path)
-        if kind is None or path.suffix.lower() in (".gz", ".zst"):
+        if kind is None or path.suffix.lower() in COMPRESSIONS:
             return None
         if kind == "parquet":
             import pyarrow.parquet as pq
@@ -138,6 +120,8 @@ def estimate_rows(paths: Sequence[Path]) -> int | None:
             continue
         with path.open("rb") as stream:
             sample = stream.read(SAMPLED_BYTES)
+        if kind == "jsonl" and (sample.lstrip()[:1] == b"[" or sample.count(b"\n") < 2):
+            return None  # an array, or one object
         lines = sample.count(b"\n") + (not sample.endswith(b"\n"))
         rows += lines * max(path.stat().st_size / max(len(sample), 1), 1.0)
     return round(rows)

@@ -64,6 +64,12 @@ class DataSettings:
     """Seed of the choice of held-out documents; `auto` is `training.seed`, a number keeps them for all seeds."""
     text_column: str = "text"
     """Column or key of the text in jsonl, csv, parquet and hub data."""
+    encoding: str = "utf-8"
+    """Of text files."""
+    delimiter: str = ""
+    """Between the fields of csv and tsv, a character or `comma`, `semicolon`, `tab`, `pipe`; empty finds it out."""
+    header: bool = True
+    """Whether the first row of csv and tsv names the columns; else they are called 1, 2, 3, ..."""
     streaming: bool = False
     """Read a hub data set as a stream, without storing it."""
     max_documents: int = 0

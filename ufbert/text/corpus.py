@@ -22,6 +22,7 @@ from .corpus_sources import Source, corpus_name, parse_corpus, read_documents
 from .corpus_tokenizer import corpus_tokenizer
 from .likelihood import sort_blocks
 from .packing import DocumentIndex, Ids, first_of_each, hold_out, move_last_blocks, pack_blocks, tokenize_documents
+from .reading import Reading
 
 __all__ = ["PreparedCorpus", "TokenBlocks", "epoch_order", "open_corpus", "prepare_corpus"]
 
@@ -92,8 +93,9 @@ def prepare_corpus(data: DataSettings, vocab_size: int, *, seed: int = 0) -> Pre
     Raises `DataError` for unusable or too little text, `CheckpointError` for an unusable `data.tokenizer`,
     `OutputError` for a cache folder that cannot be written.
     """
-    sources = parse_corpus(data.corpus, data.text_column, data.streaming)
-    held_out = parse_corpus(data.validation_corpus, data.text_column, data.streaming)
+    reading = Reading(encoding=data.encoding, delimiter=data.delimiter, header=data.header)
+    sources = parse_corpus(data.corpus, data.text_column, data.streaming, reading)
+    held_out = parse_corpus(data.validation_corpus, data.text_column, data.streaming, reading)
     prints = [source.fingerprint() for source in sources]
     tokenizer = corpus_tokenizer(data, vocab_size, sources, prints)
     key = cache_key(

@@ -23,6 +23,7 @@ from ufbert.errors import DataError
 from .embedded import embedded_documents, embedded_fingerprint
 from .files import expand_paths, read_texts
 from .hub import quiet_loading
+from .reading import Reading
 
 __all__ = ["EmbeddedSource", "FilesSource", "HubSource", "Source", "corpus_name", "parse_corpus", "read_documents"]
 
@@ -44,12 +45,21 @@ class Source(Protocol):
         """The texts in a fixed order. Raises `DataError`."""
 
 
-def parse_corpus(corpus: Sequence[str], text_column: str, streaming: bool) -> list[Source]:
-    """A source for each entry of a `corpus` setting. Raises `DataError` for one that leads nowhere."""
-    return [_parse_entry(entry, text_column, streaming) for entry in corpus]
+def parse_corpus(
+    corpus: Sequence[str], text_column: str, streaming: bool, reading: Reading | None = None
+) -> list[Source]:
+    """A source for each entry of a `corpus` setting. Raises `DataError` for one that leads nowhere.
+
+    `reading` says how text files are to be understood; `ConfigError` where it says nothing of any of them.
+    """
+    reading = reading or Reading()
+    sources = [_parse_entry(entry, text_column, streaming, reading) for entry in corpus]
+    if sources and reading.facts:
+        reading.check([path for source in sources if isinstance(source, FilesSource) for path in source.paths])
+    return sources
 
 
-def _parse_entry(entry: str, text_column: str, streaming: bool) -> Source:
+def _parse_entry(entry: str, text_column: str, streaming: bool, reading: Reading) -> Source:
     if entry == "embedded":
         return EmbeddedSource()
     try:
@@ -63,7 +73,7 @@ def _parse_entry(entry: str, text_column: str, streaming: bool) -> Source:
         raise DataError(f"{error}; several are a list, corpus = {parts}, or an option --corpus for each") from error
     if pipes := [p for p in paths if not p.is_file()]:
         raise DataError(f"{pipes[0]}: a corpus is read more than once, so it must be a file")
-    return FilesSource(tuple(paths), text_column)
+    return FilesSource(tuple(paths), text_column, reading)
 
 
 def read_documents(sources: Sequence[Source], limit: int) -> Iterator[str]:
@@ -99,12 +109,13 @@ class FilesSource:
 
     paths: Sequence[Path]
     text_column: str
+    reading: Reading
 
     reads_once = False
 
     def fingerprint(self) -> str:
         """By the files' contents and kinds, not their places."""
-        digest = hashlib.sha256(self.text_column.encode())
+        digest = hashlib.sha256("\n".join([self.text_column, *self.reading.facts]).encode())
         for path in self.paths:
             try:
                 with path.open("rb") as file:
@@ -116,7 +127,8 @@ class FilesSource:
 
     def documents(self) -> Iterator[str]:
         """The documents of the files in order."""
-        return (text for _, text in read_texts(self.paths, self.text_column, whole_documents=True))
+        rows = read_texts(self.paths, self.text_column, whole_documents=True, reading=self.reading)
+        return (text for _, text in rows)
 
 
 @dataclass(frozen=True)
@@ -183,4 +195,4 @@ class HubSource:
                 yield text
 
     def _explained(self) -> AbstractContextManager[None]:
-        return quiet_loading(f"{self}:", "check the name, configuration and split, and the network")
+        return quiet_loading(f"{self}:", "check the name, configuration and split, and the network", self.name)

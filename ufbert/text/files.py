@@ -1,11 +1,11 @@
-"""Rows of text out of files: txt, jsonl, csv, tsv and parquet, the text ones also compressed.
+"""Rows of text out of files: txt, json, csv, tsv and parquet, the text ones also compressed.
 
     expand_paths(["data/*.jsonl", "more/"])  ->  the files, in a stable order
     read_rows(path)                          ->  Row after Row, each with its place in the file
 
-Everything streams: no file is held in memory. Text must be UTF-8; a byte order mark is accepted, and only
-`\\n` and `\\r\\n` end a line (U+2028 and its like are ordinary characters of a text). A `.tsv` file follows
-the media type's definition and GLUE's use: no quoting, a tab always separates two fields.
+Everything streams: no file is held in memory, but for one that is a single JSON object. Text is UTF-8 unless
+`Reading` says otherwise; a byte order mark is accepted, and only `\\n` and `\\r\\n` end a line (U+2028 and its like
+are ordinary characters of a text).
 """
 
 from __future__ import annotations
@@ -15,32 +15,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ufbert.checkpoint.git_lfs import is_git_lfs_pointer
 from ufbert.errors import DataError
 
-from .formats import STDIN, Row, display_name, read_blocks, read_jsonl, read_lines, read_parquet, read_table
+from .byte_streams import STDIN, display_name
+from .formats import read_blocks, read_lines, read_parquet
+from .json_rows import read_json
+from .reading import FORMATS, Reading, file_format
+from .rows import Row
+from .tables import read_table
 
-__all__ = ["STDIN", "Row", "expand_paths", "file_format", "read_rows", "read_texts"]
+__all__ = ["AS_USUAL", "STDIN", "Row", "expand_paths", "file_format", "read_rows", "read_texts"]
 
-FORMATS = {
-    ".txt": "txt",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
-COMPRESSIONS = (".gz", ".zst")
-SUPPORTED = "supported are .txt .jsonl .ndjson .json .csv .tsv (each also .gz or .zst) and .parquet"
-
-
-def file_format(path: Path) -> str | None:
-    """`txt`, `jsonl`, `csv`, `tsv` or `parquet` by the file's suffix; None where it is none of them."""
-    suffix = path.suffix.lower()
-    if suffix in COMPRESSIONS:
-        inner = FORMATS.get(Path(path.stem).suffix.lower())
-        return None if inner == "parquet" else inner
-    return FORMATS.get(suffix)
+SUPPORTED = "supported are .txt .jsonl .ndjson .json .csv .tsv (each also .gz, .zst, .bz2 or .xz) and .parquet"
+AS_USUAL = Reading()
 
 
 def expand_paths(patterns: Sequence[str]) -> list[Path]:
@@ -92,14 +80,22 @@ def read_texts(
     *,
     whole_documents: bool = False,
     on_bad: Callable[[DataError], None] | None = None,
+    reading: Reading = AS_USUAL,
 ) -> Iterator[tuple[str, str]]:
     """(`file:line`, text) of every row of `paths`, as `read_rows` yields them.
 
     A txt file has no columns, so `text_column` does not concern it.
     """
     for path in paths:
-        column = "text" if (file_format(path) or "txt") == "txt" else text_column
-        rows = read_rows(path, columns=[column], text_columns=[column], whole_documents=whole_documents, on_bad=on_bad)
+        column = "text" if reading.format(path) == "txt" else text_column
+        rows = read_rows(
+            path,
+            columns=[column],
+            text_columns=[column],
+            whole_documents=whole_documents,
+            on_bad=on_bad,
+            reading=reading,
+        )
         for row in rows:
             yield row.where, row.fields[column]
 
@@ -113,32 +109,40 @@ def read_rows(
     on_bad: Callable[[DataError], None] | None = None,
     format: str | None = None,
     header: Sequence[str] | None = None,
+    reading: Reading = AS_USUAL,
 ) -> Iterator[Row]:
     """The rows of one file, in order.
 
     `columns` are the fields to keep (None: all); `text_columns` are kept too and must be strings.
     `whole_documents` makes a text file's blocks between blank lines the rows; otherwise every line is one,
     blank ones included. `format` overrides the suffix, for standard input (read as txt lines otherwise).
-    `header` names the columns of a csv or tsv file that has no header row.
+    `header` names the columns of a csv or tsv file that is known to have no header row; `reading` is what the user says
+    of the files. A column is also found under its name with blanks around it. Rows of a table that have no value in
+    any column are none.
 
     A bad row raises `DataError` with `file:line`; given `on_bad`, it is reported there and skipped. A file
     that is missing, empty, damaged as a whole or without a wanted column always raises.
     """
-    kind = format or file_format(path) or ("txt" if path == STDIN or not path.is_file() else None)
-    if kind is None or kind not in FORMATS.values():
+    kind = format or reading.format(path)
+    if kind not in FORMATS.values() or (format is None and file_format(path) is None and path.is_file()):
         raise DataError(f"{path}: unknown kind of file; {SUPPORTED}")
+    if path != STDIN and path.is_file() and is_git_lfs_pointer(path):
+        raise DataError(
+            f"{path}: git has left a pointer here in place of the file; install git-lfs and run `git lfs pull` in "
+            f"{path.parent}"
+        )
     wanted = None if columns is None else list(dict.fromkeys([*columns, *text_columns]))
     needed = list(dict.fromkeys([*(columns or ()), *text_columns]))
     if kind == "parquet":
         rows = read_parquet(path, wanted, needed)
     elif kind == "txt" and whole_documents:
-        rows = read_blocks(path, needed)
+        rows = read_blocks(path, needed, reading.encoding)
     elif kind == "txt":
-        rows = read_lines(path, needed)
+        rows = read_lines(path, needed, reading.encoding)
     elif kind == "jsonl":
-        rows = read_jsonl(path, wanted, needed)
+        rows = read_json(path, wanted, needed, reading.encoding)
     else:
-        rows = read_table(path, kind, wanted, needed, header)
+        rows = read_table(path, kind, wanted, needed, header, reading)
     empty = True
     for row in rows:
         empty = False

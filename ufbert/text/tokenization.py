@@ -109,7 +109,10 @@ def _normalizers(tokenizer: Tokenizer) -> list[dict[str, object]]:
 
 
 class EncodedBatch(NamedTuple):
-    """Token ids of B texts, padded to the longest of them; all arrays are int64 of shape (B, T)."""
+    """Token ids of B texts, padded to the longest of them; all arrays are int64 of shape (B, T).
+
+    Where no text has a token, T is 1 and holds padding.
+    """
 
     input_ids: npt.NDArray[np.int64]
     attention_mask: npt.NDArray[np.int64]
@@ -163,9 +166,9 @@ def encode_raw(
 def stack_rows(
     tokenizer: Tokenizer, rows: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], truncated: int
 ) -> EncodedBatch:
-    """Rows of (token ids, token types) as one batch, padded to the longest."""
+    """Rows of (token ids, token types) as one batch, padded to the longest, which has one column at least."""
     lengths = [np.size(ids) for ids, _ in rows]
-    width = max(lengths, default=0)
+    width = max([1, *lengths]) if lengths else 0
     input_ids = np.full((len(rows), width), padding_id(tokenizer), dtype=np.int64)
     attention_mask = np.zeros_like(input_ids)
     token_type_ids = np.zeros_like(input_ids)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,7 @@ from ufbert.system.atomic import check_new, write_file
 from ufbert.system.devices import choose_device
 from ufbert.text.batching import Example, encode_window, length_batches, windows
 from ufbert.text.files import expand_paths, read_texts
+from ufbert.text.reading import Reading
 from ufbert.text.tokenization import EncodedBatch
 
 __all__ = ["PathsRequest", "run_paths"]
@@ -43,6 +45,8 @@ class PathsRequest:
     """Files, folders and globs of text, as `ufbert infer` reads them."""
     text_column: str = "text"
     """Of jsonl, csv, tsv and parquet files."""
+    reading: Reading = field(default_factory=Reading)
+    """How text files are to be understood."""
     tokens: int = 65_536
     """Tokens to count at least, of whole texts from the beginning; 0 counts all."""
     device: str = "cpu"
@@ -66,12 +70,14 @@ def run_paths(request: PathsRequest) -> list[dict[str, Any]]:
             "bench paths takes a checkpoint with feedforward = fff"
         )
     paths = expand_paths(request.files)
+    request.reading.check(paths)
     device = choose_device(request.device)
     tokenizer = load_tokenizer(folder)
     model = UltraFastBertModel.from_pretrained(folder).to(device)
     recorder, counted, texts = LeafRecorder(model), 0, 0
     length = config.max_position_embeddings
-    examples = (Example(text, where=where) for where, text in read_texts(paths, request.text_column) if text.strip())
+    rows = read_texts(paths, request.text_column, reading=request.reading)
+    examples = (Example(text, where=where) for where, text in rows if text.strip())
     with torch.inference_mode():
         for window in windows(examples, TEXTS, length):
             encoded = encode_window(tokenizer, window, length).encoded
@@ -95,7 +101,9 @@ def run_paths(request: PathsRequest) -> list[dict[str, Any]]:
 def _batches(encoded: EncodedBatch) -> Iterator[tuple[Any, Any, Any]]:
     """Rows of like length without the padding they share: ids, mask and types, each (B, T)."""
     lengths = encoded.attention_mask.sum(1)
-    for rows in length_batches(lengths, None, BATCH_TOKENS):
+    some = np.flatnonzero(lengths)  # characters may give no token
+    for chosen in length_batches(lengths[some], None, BATCH_TOKENS):
+        rows = some[chosen]
         longest = int(lengths[rows].max())
         arrays = (encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)
         yield tuple(array[rows, :longest] for array in arrays)  # type: ignore[misc]

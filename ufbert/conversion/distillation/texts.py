@@ -187,6 +187,7 @@ class Batcher:
     def encode(self, texts: Sequence[str]) -> Batch:
         """Token ids with special tokens, cut and padded."""
         encoded = encode_batch(self.tokenizer, texts, max_length=self.maximum)
+        encoded.attention_mask[:, 0] = 1  # attention needs one position, even of a text that gives no token
         return Batch(
             torch.from_numpy(encoded.input_ids).to(self.device),
             torch.from_numpy(encoded.attention_mask).to(self.device),
