@@ -27,7 +27,7 @@ def convert_checkpoint(request: ConversionRequest) -> None:
         from ufbert.conversion.export.onnx import require_onnx
 
         require_onnx()  # before the time spent on reading
-    loaded = load_checkpoint(request.source, request.revision)
+    loaded = load_checkpoint(request.source, request.revision, family=request.family, drop_head=request.drop_head)
     for line in loaded.notes:
         note(f"note: {line}")
     if request.to == "onnx":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ufbert.checkpoint.cross_encoder import read_score_activation
 from ufbert.checkpoint.folder import locate_checkpoint, read_json
 from ufbert.checkpoint.sentence_transformers import read_embedding_facts, transformer_folder, unread_modules
 from ufbert.errors import CheckpointError, ConfigError
@@ -21,7 +22,9 @@ from ufbert.model.encoder import Embeddings, UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel, read_config
 
-from .foreign import ForeignConfig, ForeignTensors, Reading
+from .bert_family import CLASSIFIER
+from .families import inexpressible, recognise
+from .foreign import ForeignConfig, ForeignTensors, Reading, encoder_config, tensor_names
 from .tokenizer import read_tokenizer
 
 __all__ = ["FAMILIES", "LoadedCheckpoint", "encoder_of", "load_checkpoint"]
@@ -31,6 +34,7 @@ FAMILIES = {
     "camembert": "roberta",
     "crammedBERT": "crammed",
     "distilbert": "distilbert",
+    "electra": "electra",
     "roberta": "roberta",
     "xlm-roberta": "roberta",
 }
@@ -53,29 +57,42 @@ class LoadedCheckpoint:
     notes: list[str] = field(default_factory=list)
 
 
-def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCheckpoint:
+def load_checkpoint(
+    source: str | Path, revision: str | None = None, *, family: str | None = None, drop_head: bool = False
+) -> LoadedCheckpoint:
     """Read a checkpoint folder or a hub model, of which `revision` is a branch, tag or commit.
 
-    Raises `CheckpointError` for whatever is not one we know.
+    `family` is a key of `FAMILIES`, for a config.json that names none or one that is read like it. `drop_head` takes
+    the encoder alone. Raises `CheckpointError` for whatever is not one we know, and for a head that would be lost.
     """
     folder = locate_checkpoint(source, revision)
     root = folder
     if not (folder / "config.json").is_file():
         folder = transformer_folder(folder) or folder
-    values = read_json(folder / "config.json")
-    model_type = values.get("model_type")
-    if model_type == MODEL_TYPE:
-        return _load_ours(str(source), folder)
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        known = ", ".join(sorted([*FAMILIES, MODEL_TYPE]))
-        raise CheckpointError(
-            f"{folder / 'config.json'}: model_type is {model_type!r}, which is not known; known: {known}"
-        )
+    file = folder / "config.json"
+    values = read_json(file)
+    if values.get("model_type") == MODEL_TYPE:
+        if family is not None:
+            raise CheckpointError(f"{file}: is an {MODEL_TYPE} checkpoint already; leave out --family {family}")
+        return _load_ours(str(source), folder, drop_head)
+    model_type = _family(values, file, family)
     reader: Any = importlib.import_module(f"{__package__}.{FAMILIES[model_type]}")
+    tensors = ForeignTensors.load(folder)
     try:
-        reading: Reading = reader.read(ForeignConfig(values, str(folder / "config.json")), ForeignTensors.load(folder))
+        reading: Reading = reader.read(ForeignConfig(values, str(file)), tensors)
+        if reading.left_heads and not drop_head:
+            raise CheckpointError(
+                f"{tensors.file}: holds a head that cannot be expressed: {_listed(reading.left_heads)}; give "
+                "--drop-head to take the encoder alone"
+            )
+        if drop_head:
+            reading = reading.encoder_alone()
+        elif CLASSIFIER in reading.config.architectures:
+            activation = read_score_activation(root, values, reading.config.num_labels)
+            if activation is not None:
+                reading.config = reading.config.replace(score_activation=activation)
     except ConfigError as error:  # a value out of range
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+        raise CheckpointError(f"{file}: {error}") from error
     facts = {"source": str(source), "source_model_type": model_type, **read_embedding_facts(root)}
     if revision is not None:
         facts["source_revision"] = revision
@@ -92,8 +109,44 @@ def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCh
     return LoadedCheckpoint(str(source), model_type, model, tokenizer, notes)
 
 
-def _load_ours(name: str, folder: Path) -> LoadedCheckpoint:
+def _family(values: dict[str, Any], file: Path, family: str | None) -> str:
+    """The key of `FAMILIES` to read a checkpoint by. Raises `CheckpointError` naming what stands against it."""
+    readable = f"readable: {', '.join(sorted([*FAMILIES, MODEL_TYPE]))}"
+    if family is not None and family not in FAMILIES:
+        raise CheckpointError(f"--family {family}: unknown family; known: {', '.join(sorted(FAMILIES))}")
+    model_type = values.get("model_type")
+    kind = family or model_type
+    names: list[str] = []
+    if kind not in FAMILIES:
+        names = tensor_names(file.parent)
+        if model_type is None:
+            kind = recognise(values, names)
+    if kind == "crammedBERT":  # describes itself in a section of its own, which its reader checks
+        return kind
+    if obstacles := inexpressible(values, names):
+        subject = f"the family {model_type!r}" if kind not in FAMILIES and model_type else "this model"
+        raise CheckpointError(
+            f"{file}: {subject} has what this encoder cannot express: {', '.join(obstacles)}; {readable}"
+        )
+    if kind in FAMILIES:
+        return str(kind)
+    if model_type is None:
+        raise CheckpointError(f"{file}: names no model_type, and its tensors show no family; give --family; {readable}")
+    raise CheckpointError(
+        f"{file}: model_type is {model_type!r}, which is not known; {readable}; if it is laid out like one of them, "
+        "give --family"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    parts = sorted({name.rsplit(".", 1)[0] if name.endswith((".weight", ".bias")) else name for name in names})
+    return ", ".join(parts[:8]) + (f" and {len(parts) - 8} more" if len(parts) > 8 else "")
+
+
+def _load_ours(name: str, folder: Path, drop_head: bool) -> LoadedCheckpoint:
     config = read_config(folder)
+    if drop_head:
+        config = encoder_config(config)
     kind = config.architectures[0] if config.architectures else ""
     if kind not in MODELS:
         raise CheckpointError(
