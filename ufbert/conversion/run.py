@@ -55,9 +55,7 @@ def _write_dense(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
     from ufbert.conversion.export.hugging_face import write_hugging_face
 
     with write_folder(request.destination) as folder:
-        notes = write_hugging_face(loaded.model, loaded.tokenizer, folder, loaded.name)
-    for line in notes:
-        note(f"note: {line}")
+        write_hugging_face(loaded.model, loaded.tokenizer, folder, loaded.name)
     note(f"{request.destination}: dense checkpoint that transformers loads")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from .bert_family import ACTIVATIONS, ClassifierNames, HeadNames, LayerNames, read_model
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
-__all__ = ["LAYERS", "encoder_values", "read"]
+__all__ = ["CLASSIFIER", "HEAD", "LAYERS", "encoder_values", "read"]
 
 LAYERS = LayerNames(
     prefix="encoder.layer.{}.",
@@ -26,6 +27,7 @@ HEAD = HeadNames(
     decoder="cls.predictions.decoder",
     bias="cls.predictions.bias",
 )
+CLASSIFIER = ClassifierNames(dense="bert.pooler.dense", scores="classifier")
 
 
 def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
@@ -33,7 +35,7 @@ def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
     base = "bert." if tensors.has_any("bert.") else ""
     values = encoder_values(config)
     config.require("embedding_size", values["hidden_size"])
-    classifier = ClassifierNames(dense=f"{base}pooler.dense", scores="classifier")
+    classifier = dataclasses.replace(CLASSIFIER, dense=f"{base}pooler.dense")
     return read_model(config, tensors, values, base, LAYERS, HEAD, classifier)
 
 

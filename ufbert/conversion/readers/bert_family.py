@@ -29,6 +29,7 @@ __all__ = [
     "read_classifier",
     "read_layers",
     "read_masked_lm_head",
+    "read_model",
 ]
 
 MASKED_LM, CLASSIFIER = "UltraFastBertForMaskedLM", "UltraFastBertForSequenceClassification"

@@ -7,7 +7,7 @@ from typing import Any
 from .bert_family import ACTIVATIONS, ClassifierNames, HeadNames, LayerNames, read_model
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
-__all__ = ["read"]
+__all__ = ["CLASSIFIER", "HEAD", "LAYERS", "read"]
 
 LAYERS = LayerNames(
     prefix="transformer.layer.{}.",

@@ -6,7 +6,7 @@ from .bert import LAYERS, encoder_values
 from .bert_family import ClassifierNames, HeadNames, read_model
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
-__all__ = ["read"]
+__all__ = ["CLASSIFIER", "HEAD", "read"]
 
 HEAD = HeadNames(
     dense="generator_predictions.dense",

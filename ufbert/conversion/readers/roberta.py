@@ -11,7 +11,7 @@ from .bert import LAYERS, encoder_values
 from .bert_family import ClassifierNames, HeadNames, read_model
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
-__all__ = ["read"]
+__all__ = ["CLASSIFIER", "HEAD", "read"]
 
 HEAD = HeadNames(dense="lm_head.dense", norm="lm_head.layer_norm", decoder="lm_head.decoder", bias="lm_head.bias")
 CLASSIFIER = ClassifierNames(dense="classifier.dense", scores="classifier.out_proj")
