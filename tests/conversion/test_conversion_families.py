@@ -128,7 +128,7 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Any, str]] = {
     "deberta": (lambda: transformers.DebertaConfig(**SIZES, relative_attention=True), "relative positions"),
     "deberta-v2": (lambda: transformers.DebertaV2Config(**SIZES), "relative positions"),
     "mpnet": (lambda: transformers.MPNetConfig(**SIZES), "relative positions (relative_attention_num_buckets is 32"),

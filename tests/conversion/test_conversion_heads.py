@@ -22,6 +22,10 @@ SENTENCES = ["w1 w2 w3", "w7", "w9 w3 w20 w30 w2"]
 PAIRS = [("w1 w2", "w3 w4 w5"), ("w6", "w7 w8 w30"), ("w11 w12 w13", "w2")]
 
 
+def classify(folder: Path, inputs: Any) -> list[Any]:
+    return Pipeline(folder, task="classify", precision="float32")(inputs)
+
+
 def ids_of(text: str) -> torch.Tensor:
     return torch.tensor([[2, *(WORDS.index(word) for word in text.split()), 3]])
 
@@ -55,7 +59,7 @@ def test_classifiers_give_the_logits_of_transformers_there_and_back(
 def test_classify_is_the_pipeline_of_transformers(family: str, tmp_path: Path) -> None:
     import ufbert.hf  # noqa: F401
 
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "sentiment": {"id2label": {0: "NEGATIVE", 1: "POSITIVE"}},
         "several": {"id2label": {0: "toxic", 1: "insult", 2: "threat"}, "problem_type": "multi_label_classification"},
         "one": {"id2label": {0: "toxic"}},
@@ -69,7 +73,7 @@ def test_classify_is_the_pipeline_of_transformers(family: str, tmp_path: Path) -
         convert_checkpoint(ConversionRequest(source, dest))
         with torch.no_grad():
             logits = [theirs(ids_of(text)).logits[0] for text in SENTENCES]
-        results = Pipeline(dest, precision="float32")(SENTENCES)
+        results = classify(dest, SENTENCES)
         tokenizer = transformers.AutoTokenizer.from_pretrained(dest)
         model = CLASSIFIER.from_pretrained(dest).eval()
         again = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)(SENTENCES)
@@ -133,7 +137,7 @@ def test_a_cross_encoder_scores_pairs_as_sentence_transformers(kind: str, tmp_pa
         convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / form, to=form))
         again = sentence_transformers.CrossEncoder(str(tmp_path / form), device="cpu")
         assert _scores(again) == pytest.approx(wanted, abs=1e-4), form
-    results = Pipeline(tmp_path / "ultrafastbert", precision="float32")(PAIRS)
+    results = classify(tmp_path / "ultrafastbert", PAIRS)
     assert [result["score"] for result in results] == pytest.approx(wanted, abs=1e-4)
 
 
@@ -161,8 +165,22 @@ def test_a_cross_encoder_saved_by_todays_sentence_transformers(tmp_path: Path) -
     ours.activation_fn = torch.nn.Sigmoid()
     ours.save_pretrained(str(tmp_path / "again"))
     for folder, scores in (("ours", wanted), ("again", torch.tensor(wanted).sigmoid().tolist())):
-        results = Pipeline(tmp_path / folder, precision="float32")(PAIRS)
+        results = classify(tmp_path / folder, PAIRS)
         assert [result["score"] for result in results] == pytest.approx(scores, abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_long_pairs_are_cut_where_the_cross_encoder_cuts_them(tmp_path: Path) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    save(CLASSIFIER, "bert", tmp_path / "source", num_labels=1)
+    write_vocabulary(tmp_path / "source")
+    (tmp_path / "source" / "tokenizer_config.json").write_text('{"model_max_length": 12}')
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    words = [f"w{number}" for number in range(55)]
+    pairs = [(" ".join(words[:n]), " ".join(words[-m:])) for n, m in ((3, 30), (30, 3), (20, 20), (5, 4), (17, 2))]
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path / "source"), device="cpu")
+    wanted = [float(score) for score in theirs.predict(pairs, show_progress_bar=False)]
+    assert [result["score"] for result in classify(tmp_path / "ours", pairs)] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_several_scores_of_a_cross_encoder(tmp_path: Path) -> None:
@@ -174,7 +192,7 @@ def test_several_scores_of_a_cross_encoder(tmp_path: Path) -> None:
         with torch.no_grad():
             logits = theirs(ids_of("w1 w2")).logits[0]
         wanted = logits.softmax(0) if name == "Identity" else logits.sigmoid()
-        (result,) = Pipeline(tmp_path / f"{name}-ours", precision="float32")(["w1 w2"])
+        (result,) = classify(tmp_path / f"{name}-ours", ["w1 w2"])
         assert list(result["scores"].values()) == pytest.approx(wanted.tolist(), abs=1e-5)
 
 
@@ -199,9 +217,13 @@ def test_onnx_holds_the_head(tmp_path: Path) -> None:
     ids, mask = texts(0)
     with torch.no_grad():
         wanted = theirs(ids, attention_mask=mask).logits
-    feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), "token_type_ids": torch.zeros_like(ids).numpy()}
-    logits = ReferenceEvaluator(str(tmp_path / "onnx" / "model.onnx")).run(["logits"], feed)[0]
-    torch.testing.assert_close(torch.from_numpy(logits), wanted, atol=1e-4, rtol=1e-4)
+    feed: Any = {
+        "input_ids": ids.numpy(),
+        "attention_mask": mask.numpy(),
+        "token_type_ids": torch.zeros_like(ids).numpy(),
+    }
+    outputs: Any = ReferenceEvaluator(str(tmp_path / "onnx" / "model.onnx")).run(["logits"], feed)
+    torch.testing.assert_close(torch.from_numpy(outputs[0]), wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ class Pipeline:
         self.precision = choose_inference_precision(precision, self.device)
         # A folder that sentence-transformers has saved since says more than where its weights once came from.
         facts = {**self.config.provenance, **read_embedding_facts(self.folder)}
-        longest = facts.get("max_seq_length") if self.task == "embed" else None
+        cut = self.task == "embed" or (self.task == "classify" and self.config.score_activation is not None)
+        longest = facts.get("max_seq_length") if cut else None
         self.max_length = check_length(max_length, self.config, longest)
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")

@@ -40,6 +40,9 @@ FAMILIES = {
 }
 """`model_type` in config.json -> module of this package."""
 
+SELF_DESCRIBED = "crammedBERT"
+"""Says what it is in a section of its own, which its reader checks."""
+
 MODELS: dict[str, type[PretrainedModel]] = {
     cls.__name__: cls for cls in (UltraFastBertModel, UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification)
 }
@@ -78,6 +81,8 @@ def load_checkpoint(
     model_type = _family(values, file, family)
     reader: Any = importlib.import_module(f"{__package__}.{FAMILIES[model_type]}")
     tensors = ForeignTensors.load(folder)
+    if model_type != SELF_DESCRIBED:
+        _refuse("this model", file, inexpressible({}, tensors.names))
     try:
         reading: Reading = reader.read(ForeignConfig(values, str(file)), tensors)
         if reading.left_heads and not drop_head:
@@ -91,9 +96,16 @@ def load_checkpoint(
             activation = read_score_activation(root, values, reading.config.num_labels)
             if activation is not None:
                 reading.config = reading.config.replace(score_activation=activation)
+            elif reading.config.score_activation is not None:
+                reading.notes.append(
+                    "one score and no problem_type: its sigmoid is taken, as transformers' pipeline and CrossEncoder "
+                    'do; for the plain value put "problem_type": "regression" into config.json'
+                )
     except ConfigError as error:  # a value out of range
         raise CheckpointError(f"{file}: {error}") from error
     facts = {"source": str(source), "source_model_type": model_type, **read_embedding_facts(root)}
+    if reading.config.score_activation is not None:
+        facts = {**_longest_pair(folder), **facts}
     if revision is not None:
         facts["source_revision"] = revision
     model = build_model(reading, facts)
@@ -109,9 +121,15 @@ def load_checkpoint(
     return LoadedCheckpoint(str(source), model_type, model, tokenizer, notes)
 
 
+def _longest_pair(folder: Path) -> dict[str, Any]:
+    """Where `CrossEncoder` cuts a pair: at the length that its tokenizer names."""
+    file = folder / "tokenizer_config.json"
+    length = read_json(file).get("model_max_length") if file.is_file() else None
+    return {"max_seq_length": length} if isinstance(length, int) and 0 < length < 10**6 else {}
+
+
 def _family(values: dict[str, Any], file: Path, family: str | None) -> str:
     """The key of `FAMILIES` to read a checkpoint by. Raises `CheckpointError` naming what stands against it."""
-    readable = f"readable: {', '.join(sorted([*FAMILIES, MODEL_TYPE]))}"
     if family is not None and family not in FAMILIES:
         raise CheckpointError(f"--family {family}: unknown family; known: {', '.join(sorted(FAMILIES))}")
     model_type = values.get("model_type")
@@ -121,21 +139,31 @@ def _family(values: dict[str, Any], file: Path, family: str | None) -> str:
         names = tensor_names(file.parent)
         if model_type is None:
             kind = recognise(values, names)
-    if kind == "crammedBERT":  # describes itself in a section of its own, which its reader checks
-        return kind
-    if obstacles := inexpressible(values, names):
-        subject = f"the family {model_type!r}" if kind not in FAMILIES and model_type else "this model"
-        raise CheckpointError(
-            f"{file}: {subject} has what this encoder cannot express: {', '.join(obstacles)}; {readable}"
-        )
+    if kind == SELF_DESCRIBED:
+        return SELF_DESCRIBED
+    subject = f"the family {model_type!r}" if kind not in FAMILIES and model_type else "this model"
+    _refuse(subject, file, inexpressible(values, names))
     if kind in FAMILIES:
         return str(kind)
     if model_type is None:
-        raise CheckpointError(f"{file}: names no model_type, and its tensors show no family; give --family; {readable}")
+        raise CheckpointError(
+            f"{file}: names no model_type, and its tensors show no family; give --family; {_readable()}"
+        )
     raise CheckpointError(
-        f"{file}: model_type is {model_type!r}, which is not known; {readable}; if it is laid out like one of them, "
+        f"{file}: model_type is {model_type!r}, which is not known; {_readable()}; if it is laid out like one of them, "
         "give --family"
     )
+
+
+def _refuse(subject: str, file: Path, obstacles: list[str]) -> None:
+    if obstacles:
+        raise CheckpointError(
+            f"{file}: {subject} has what this encoder cannot express: {', '.join(obstacles)}; {_readable()}"
+        )
+
+
+def _readable() -> str:
+    return f"readable: {', '.join(sorted([*FAMILIES, MODEL_TYPE]))}"
 
 
 def _listed(names: list[str]) -> str:
