@@ -26,6 +26,16 @@ def convert(
     to: Annotated[
         str, typer.Option("--to", help="ultrafastbert, dense (Hugging Face layout) or onnx.")
     ] = "ultrafastbert",
+    family: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Read SOURCE as a bert, roberta, ..., where its config.json has no model_type or an unknown one.",
+        ),
+    ] = None,
+    drop_head: Annotated[
+        bool, typer.Option("--drop-head", help="Take the encoder alone; a head that cannot be read is an error else.")
+    ] = False,
     trees: Annotated[
         int | None, typer.Option(help="Turn dense layers into this many trees; needs --depth and --corpus.")
     ] = None,
@@ -93,6 +103,8 @@ def convert(
         depth=depth,
         corpus=tuple(corpus or ()),
         revision=revision,
+        family=family,
+        drop_head=drop_head,
         distillation=load_settings(config, set_ or [], options=options).distillation,
         command=command_line(context),
     )

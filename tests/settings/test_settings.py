@@ -25,8 +25,11 @@ from ufbert.settings.toml import (
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("crammed-1x11", "crammed-dense", "small", "tiny")
-# Filled in by the program: which class, where from, which labels.
-NOT_IN_FILES = {"id2label", "problem_type", "architectures", "provenance"}
+# Filled in by the program: which class, where from, which labels, and what only other software's models have.
+NOT_IN_FILES = {
+    *("id2label", "problem_type", "architectures", "provenance"),
+    *("embedding_size", "head_act", "score_activation"),
+}
 
 
 @pytest.fixture(autouse=True)

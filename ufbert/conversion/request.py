@@ -32,6 +32,10 @@ class ConversionRequest:
     """Files, globs, folders, hub:NAME or `embedded` to distil on."""
     revision: str | None = None
     """Branch, tag or commit of a source on the hub; None takes its main branch."""
+    family: str | None = None
+    """How the source is laid out, where its config.json does not say; None takes what it says."""
+    drop_head: bool = False
+    """Take the encoder alone."""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     """How dense layers become trees, if they do."""
     command: str = ""
@@ -74,4 +78,6 @@ class ConversionRequest:
         if self.shape is not None:
             words += ["--trees", str(self.trees), "--depth", str(self.depth)]
             words += [word for text in self.corpus for word in ("--corpus", text)]
+        words += [] if self.family is None else ["--family", self.family]
+        words += ["--drop-head"] if self.drop_head else []
         return shlex.join(words)

@@ -27,7 +27,7 @@ def convert_checkpoint(request: ConversionRequest) -> None:
         from ufbert.conversion.export.onnx import require_onnx
 
         require_onnx()  # before the time spent on reading
-    loaded = load_checkpoint(request.source, request.revision)
+    loaded = load_checkpoint(request.source, request.revision, family=request.family, drop_head=request.drop_head)
     for line in loaded.notes:
         note(f"note: {line}")
     if request.to == "onnx":
@@ -55,9 +55,7 @@ def _write_dense(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
     from ufbert.conversion.export.hugging_face import write_hugging_face
 
     with write_folder(request.destination) as folder:
-        notes = write_hugging_face(loaded.model, loaded.tokenizer, folder, loaded.name)
-    for line in notes:
-        note(f"note: {line}")
+        write_hugging_face(loaded.model, loaded.tokenizer, folder, loaded.name)
     note(f"{request.destination}: dense checkpoint that transformers loads")
 
 

@@ -65,6 +65,7 @@ def load_model(folder: Path, data: TaskData, settings: FinetuningSettings) -> Lo
         "num_labels": 1 if names is None else len(names),
         "id2label": None if names is None else dict(enumerate(names)),
         "problem_type": data.problem_type,
+        "score_activation": None,
     }
     wanted = config.replace(**dropout, **task)
     kind = (

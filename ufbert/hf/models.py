@@ -59,7 +59,7 @@ class UltraFastBertPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
         elif isinstance(module, Embeddings):
             if module.config.position_embedding_type == "scaled-sinusoidal":
-                nn.init.constant_(module.position_scale, 1.0 / math.sqrt(module.config.hidden_size))
+                nn.init.constant_(module.position_scale, 1.0 / math.sqrt(module.config.embedding_width))
                 before = module.positions
                 module.fill_buffers()
                 module.positions = module.positions.to(before.device, before.dtype)
@@ -124,7 +124,7 @@ class UltraFastBertForMaskedLM(UltraFastBertPreTrainedModel):
         super().__init__(config)
         core = self.core_config
         self.transform = HeadTransform(core) if core.head_transform else None
-        self.decoder = nn.Linear(core.hidden_size, core.vocab_size, bias=core.decoder_bias)
+        self.decoder = nn.Linear(core.decoder_width, core.vocab_size, bias=core.decoder_bias)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -165,7 +165,7 @@ class UltraFastBertForSequenceClassification(UltraFastBertPreTrainedModel):
     """The encoder with the classification head, for `AutoModelForSequenceClassification`."""
 
     def __init__(self, config: UltraFastBertConfig) -> None:
-        if config.problem_type is None and config.num_labels == 1:
+        if config.problem_type is None and config.num_labels == 1 and config.score_activation is None:
             config.problem_type = "regression"  # what one score is to us; transformers' pipeline would squash it
         super().__init__(config)
         self.classifier = ClassificationHead(self.core_config)

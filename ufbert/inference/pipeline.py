@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ufbert.checkpoint.folder import locate_checkpoint
+from ufbert.checkpoint.cross_encoder import read_score_activation
+from ufbert.checkpoint.folder import CONFIG_FILE, locate_checkpoint, read_json
 from ufbert.checkpoint.sentence_transformers import read_embedding_facts
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.cmm.operator import resolve_backend
@@ -69,8 +70,9 @@ class Pipeline:
 
     - fill-mask: `{"masks": [[{"token", "probability"}, ...], ...], "filled": str | None}`, a list of the
       `top_k` (5) best tokens for each mask, and the text filled if it has one mask;
-    - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model,
-      `{"labels", "scores"}` for one that gives a text any number of labels: those of probability 0.5 and above;
+    - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model (`{"values"}`
+      for one of several values), `{"labels", "scores"}` for one that gives a text any number of labels: those of
+      probability 0.5 and above; a cross-encoder's score is that of sentence-transformers;
     - embed: a float32 array (H,), by `pooling` `mean` or `cls`, of length 1 if `normalize`; both default to
       what sentence-transformers' files in the folder or the checkpoint's provenance say, else mean and not
       normalised.
@@ -116,7 +118,8 @@ class Pipeline:
         self.precision = choose_inference_precision(precision, self.device)
         # A folder that sentence-transformers has saved since says more than where its weights once came from.
         facts = {**self.config.provenance, **read_embedding_facts(self.folder)}
-        longest = facts.get("max_seq_length") if self.task == "embed" else None
+        cut = self.task == "embed" or (self.task == "classify" and self.config.score_activation is not None)
+        longest = facts.get("max_seq_length") if cut else None
         self.max_length = check_length(max_length, self.config, longest)
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
@@ -250,7 +253,9 @@ class Pipeline:
         if self.task == "classify":
             classifier = UltraFastBertForSequenceClassification.from_pretrained(self.folder)
             self._prepare(classifier)
-            return Classify(classifier)
+            # A folder that sentence-transformers has saved since may name another activation.
+            values = read_json(self.folder / CONFIG_FILE)
+            return Classify(classifier, read_score_activation(self.folder, values, self.config.num_labels))
         return Embed(self._prepare(UltraFastBertModel.from_pretrained(self.folder)), self.pooling, self.normalize)
 
     def _prepare(self, model: PretrainedModel) -> Any:

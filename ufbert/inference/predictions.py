@@ -6,7 +6,7 @@ A task knows the model class it needs, which texts it cannot take, and how hidde
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,23 +75,43 @@ class Task(abc.ABC):
         return prediction
 
 
+SCORE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "identity": lambda logits: logits,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "softmax": lambda logits: logits.softmax(1),
+}
+
+
 class Classify(Task):
-    """`{"label", "score", "scores": {label: probability}}`, or `{"value"}` for a regression model.
+    """`{"label", "score", "scores": {label: probability}}`; `{"value"}` or `{"values": {label: value}}` of regression.
 
     A model that gives a text any number of labels has `{"labels": [label, ...], "scores"}`: the labels whose own
-    probability is at least 0.5, which may be none.
+    probability is at least 0.5, which may be none. Scores of a cross-encoder are those of sentence-transformers'
+    `CrossEncoder.predict`, except that several which it leaves as they are become probabilities by softmax.
     """
 
-    def __init__(self, model: UltraFastBertForSequenceClassification) -> None:
+    def __init__(self, model: UltraFastBertForSequenceClassification, score_activation: str | None = None) -> None:
+        """`score_activation` goes before the config's."""
         config = model.config
         self.model = model
-        self.regression, self.multi_label = config.regression, config.multi_label
+        activation = score_activation or config.score_activation
+        self.regression = config.regression and activation is None
+        self.multi_label = config.multi_label and (activation is None or config.num_labels > 1)
+        if self.multi_label:
+            activation = "sigmoid"
+        elif activation is None or (activation == "identity" and config.num_labels > 1):
+            activation = "softmax"
+        self.activation = SCORE_ACTIVATIONS[activation]
         names = config.label_names
         if len(set(names)) < len(names):
             names = [f"{name} ({number})" for number, name in enumerate(names)]
         self.labels = names
-        self.columns = ("value",) if self.regression else ("label", "score", "scores")
-        if self.multi_label:
+        self.columns = ("label", "score", "scores")
+        if self.regression:
+            self.columns = ("value",) if config.num_labels == 1 else ("values",)
+        elif self.multi_label:
             self.columns = ("labels", "scores")
 
     def predict(
@@ -101,14 +121,16 @@ class Classify(Task):
         token_type_ids: torch.Tensor | None,
         examples: list[Example],
     ) -> list[Prediction]:
-        """Softmax over the classes, or the sigmoid of each label, in float32."""
-        output = self.model(input_ids, attention_mask, token_type_ids=token_type_ids)
-        if self.regression:
-            return [{"value": value} for (value,) in shortest(output.logits[:, :1])]
-        logits = output.logits.float()  # (B, num_labels)
-        return self._label(logits.sigmoid() if self.multi_label else logits.softmax(1))
+        """Softmax over the classes, or what else the model's scores are, in float32."""
+        logits = self.model(input_ids, attention_mask, token_type_ids=token_type_ids).logits.float()  # (B, num_labels)
+        return self._label(logits if self.regression else self.activation(logits))
 
     def _label(self, scores: torch.Tensor) -> list[Prediction]:
+        """scores (B, num_labels) -> the results of B texts."""
+        if self.columns == ("value",):
+            return [{"value": value} for (value,) in shortest(scores)]
+        if self.regression:
+            return [{"values": dict(zip(self.labels, row, strict=True))} for row in shortest(scores)]
         if self.multi_label:
             return [
                 {
@@ -131,10 +153,8 @@ class Classify(Task):
         parts: Sequence[TextPart],
     ) -> Prediction:
         """The mean of the rows' probabilities, or of their values, weighted by their tokens."""
-        if self.regression:
-            values = np.array([[p["value"]] for p in predictions if isinstance(p, dict)])
-            return {"value": shortest(torch.from_numpy(_weighted_mean(values, input_ids))[None])[0][0]}
-        scores = np.array([list(p["scores"].values()) for p in predictions if isinstance(p, dict)])
+        rows = [p[self.columns[-1]] for p in predictions if isinstance(p, dict)]
+        scores = np.array([list(row.values()) if isinstance(row, dict) else [row] for row in rows])
         return self._label(torch.from_numpy(_weighted_mean(scores, input_ids))[None])[0]
 
 

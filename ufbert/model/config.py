@@ -2,7 +2,7 @@
 
 Field names are Hugging Face's where Hugging Face has one. The defaults are the paper's crammed 1x11
 UltraFastBERT (16 layers of 768, vocabulary 32,768); the switches below `feedforward` let the same encoder
-express BERT, RoBERTa, DistilBERT and MiniLM checkpoints exactly.
+express BERT, RoBERTa, DistilBERT, ELECTRA and MiniLM checkpoints exactly.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from ufbert.checkpoint.cross_encoder import score_activation_keys
 from ufbert.cmm.tree import check_shape, node_count
 from ufbert.errors import ConfigError
 
@@ -23,9 +24,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "hidden_act": ("gelu", "gelu_new", "relu", "silu"),
     "norm_position": ("pre", "post"),
     "position_embedding_type": ("scaled-sinusoidal", "absolute"),
+    "head_act": ("gelu", "gelu_new", "relu", "silu"),
     "classifier_pooling": ("first", "mean"),
+    "classifier_act": ("tanh", "relu", "gelu"),
+    "score_activation": ("identity", "sigmoid", "tanh", "relu", "softmax"),
     "problem_type": ("single_label_classification", "multi_label_classification", "regression"),
 }
+OPTIONAL = ("head_act", "score_activation", "problem_type")
+"""Those of `CHOICES` that may be None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,8 @@ class UltraFastBertConfig:
     """Entries of the WordPiece vocabulary."""
     hidden_size: int = 768
     """Width of a token's representation."""
+    embedding_size: int | None = None
+    """Width of the embedding tables where a projection to `hidden_size` follows them, as in ELECTRA; None for none."""
     num_hidden_layers: int = 16
     """Transformer layers."""
     num_attention_heads: int = 12
@@ -78,6 +86,8 @@ class UltraFastBertConfig:
     """Biases in the attention's and the feedforward's dense layers (an FFF always has its node biases)."""
     head_transform: bool = False
     """Dense, activation and LayerNorm before the decoder, as in BERT's masked-LM head."""
+    head_act: str | None = None
+    """Activation of that head; None is `hidden_act`. RoBERTa's and ELECTRA's heads always have GELU."""
     decoder_bias: bool = False
     """A bias per vocabulary entry in the decoder."""
     tie_word_embeddings: bool = True
@@ -93,11 +103,15 @@ class UltraFastBertConfig:
     classifier_pooling: str = "mean"
     """What the classification head reads: the `first` token or the `mean` over the tokens."""
     classifier_hidden_size: int = 1024
-    """Width of the head's Tanh layer."""
+    """Width of the head's dense layer."""
+    classifier_act: str = "tanh"
+    """Activation of the head's dense layer: `tanh` (BERT, RoBERTa), `relu` (DistilBERT) or `gelu` (ELECTRA)."""
     classifier_dropout: float = 0.1
-    """Dropout between the Tanh layer and the scores."""
+    """Dropout between the head's dense layer and the scores."""
     num_labels: int = 2
     """Scores of the classification head; 1 for regression."""
+    score_activation: str | None = None
+    """What sentence-transformers' `CrossEncoder` makes of the scores; None where the model is none."""
     id2label: dict[int, str] | None = None
     """Label names by class number; `LABEL_0`, ... where absent."""
     problem_type: str | None = None
@@ -117,11 +131,12 @@ class UltraFastBertConfig:
                 raise ConfigError(f"id2label names classes {sorted(names)}, num_labels is {self.num_labels}")
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices and not (name == "problem_type" and value is None):
+            if value not in choices and not (name in OPTIONAL and value is None):
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
         for name, least in (
             ("vocab_size", 1),
             ("hidden_size", 1),
+            *([] if self.embedding_size is None else [("embedding_size", 1)]),
             ("num_hidden_layers", 0),
             ("num_attention_heads", 1),
             ("max_position_embeddings", 1),
@@ -150,13 +165,28 @@ class UltraFastBertConfig:
             check_shape(self.hidden_size, self.trees, self.depth)
 
     @property
+    def embedding_width(self) -> int:
+        """Columns of the embedding tables."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def decoder_width(self) -> int:
+        """Columns of the decoder. Raises `ConfigError` where nothing brings hidden states to the tables' width."""
+        if self.embedding_width != self.hidden_size and not self.head_transform:
+            raise ConfigError(
+                f"a masked-LM head on embeddings of {self.embedding_width} and a hidden_size of {self.hidden_size} "
+                "needs head_transform = true"
+            )
+        return self.embedding_width
+
+    @property
     def multi_label(self) -> bool:
         """Whether the classification head gives a text any number of labels, each by its own sigmoid."""
         return self.problem_type == "multi_label_classification"
 
     @property
     def regression(self) -> bool:
-        """Whether the classification head's one score is a value."""
+        """Whether the classification head is trained to give values, nearly always one."""
         return self.problem_type == "regression" or (self.num_labels == 1 and not self.multi_label)
 
     @property
@@ -193,7 +223,7 @@ class UltraFastBertConfig:
         if self.id2label is not None:
             values["id2label"] = {str(k): v for k, v in self.id2label.items()}
             values["label2id"] = {v: k for k, v in self.id2label.items()}
-        return {"model_type": MODEL_TYPE, **values}
+        return {"model_type": MODEL_TYPE, **values, **score_activation_keys(self.score_activation)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config") -> Self:

@@ -1,4 +1,4 @@
-"""The encoder: the paper's crammed BERT, and by its switches BERT, RoBERTa, DistilBERT and MiniLM.
+"""The encoder: the paper's crammed BERT, and by its switches BERT, RoBERTa, DistilBERT, ELECTRA and MiniLM.
 
 Pre-norm: x + attention(norm(x)), then x + feedforward(norm(x)), and one norm at the end.
 Post-norm: norm(x + attention(x)), then norm(x + feedforward(x)).
@@ -25,6 +25,7 @@ from .pretrained import PretrainedModel
 __all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel", "set_dropout"]
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
@@ -53,25 +54,26 @@ def sinusoids(length: int, hidden_size: int) -> torch.Tensor:
 
 
 class Embeddings(nn.Module):
-    """Sum of word, position and (where the config has them) token-type embeddings, normed."""
+    """Sum of word, position and (where the config has them) token-type embeddings, normed, and projected if so."""
 
     positions: torch.Tensor
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
         self.config = config
-        hidden = config.hidden_size
-        self.word = nn.Embedding(config.vocab_size, hidden, padding_idx=config.pad_token_id)
+        width = config.embedding_width  # E
+        self.word = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
         if config.position_embedding_type == "scaled-sinusoidal":
-            self.register_buffer("positions", torch.empty(config.max_position_embeddings, hidden), False)
-            self.position_scale = nn.Parameter(torch.tensor([1.0 / math.sqrt(hidden)]))
+            self.register_buffer("positions", torch.empty(config.max_position_embeddings, width), False)
+            self.position_scale = nn.Parameter(torch.tensor([1.0 / math.sqrt(width)]))
         else:
             rows = config.max_position_embeddings + config.position_offset
-            self.position = nn.Embedding(rows, hidden)
+            self.position = nn.Embedding(rows, width)
         if config.type_vocab_size:
-            self.token_type = nn.Embedding(config.type_vocab_size, hidden)
-        self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps) if config.embedding_norm else None
+            self.token_type = nn.Embedding(config.type_vocab_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.projection = None if config.embedding_size is None else nn.Linear(width, config.hidden_size)
         if not self.word.weight.is_meta:  # a checkpoint's reader fills them once the weights are there
             self.fill_buffers()
 
@@ -84,7 +86,7 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
         """input_ids and token_type_ids (B, T) -> (B, T, H)."""
         length = input_ids.shape[1]
-        x = self.word(input_ids)  # (B, T, H)
+        x = self.word(input_ids)  # (B, T, E), where E is H unless there is a projection
         if self.config.position_embedding_type == "scaled-sinusoidal":
             x = x + self.position_scale * self.positions[:length]
         elif self.config.position_offset:
@@ -100,8 +102,9 @@ class Embeddings(nn.Module):
                 x = x + self.token_type(token_type_ids)
         if self.norm is not None:
             x = self.norm(x)
-        dropped: torch.Tensor = self.dropout(x)
-        return dropped
+        x = self.dropout(x)
+        projected: torch.Tensor = x if self.projection is None else self.projection(x)
+        return projected
 
 
 class DenseFeedforward(nn.Module):

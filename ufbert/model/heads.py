@@ -63,12 +63,13 @@ def sequence_loss(
 ) -> torch.Tensor:
     """logits (B, num_labels): mean squared error for regression, else mean cross-entropy in nats.
 
-    labels (B,) are values or class numbers; with several labels a text they are (B, num_labels) of 0 and 1, and
-    the cross-entropy is that of each label by itself. `weights` (num_labels,) multiply the loss of the rows of a
-    class (whose weighted mean is then taken), or that of a label where it is 1.
+    labels (B,) are class numbers or values, (B, num_labels) where a text has several values; with several labels a
+    text they are (B, num_labels) of 0 and 1, and the cross-entropy is that of each label by itself. `weights`
+    (num_labels,) multiply the loss of the rows of a class (whose weighted mean is then taken), or that of a label
+    where it is 1.
     """
     if config.regression:
-        return F.mse_loss(logits.float().squeeze(-1), labels.float())
+        return F.mse_loss(logits.float().reshape(labels.shape), labels.float())
     if config.multi_label:
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), pos_weight=weights)
     return F.cross_entropy(logits.float(), labels, weight=weights)
@@ -79,12 +80,13 @@ class HeadTransform(nn.Module):
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.activation = ACTIVATIONS[config.hidden_act]
+        width = config.embedding_width
+        self.dense = nn.Linear(config.hidden_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.activation = ACTIVATIONS[config.head_act or config.hidden_act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., H) -> (..., H)."""
+        """x (..., H) -> (..., E), where E is H unless the embeddings are projected."""
         y: torch.Tensor = self.norm(self.activation(self.dense(x)))
         return y
 
@@ -96,7 +98,7 @@ class UltraFastBertForMaskedLM(PretrainedModel):
         super().__init__(config)
         self.encoder = UltraFastBertModel(config)
         self.transform = HeadTransform(config) if config.head_transform else None
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
+        self.decoder = nn.Linear(config.decoder_width, config.vocab_size, bias=config.decoder_bias)
         for module in (self.transform, self.decoder):
             if module is not None:
                 module.apply(self.initialize)
@@ -139,19 +141,20 @@ class UltraFastBertForMaskedLM(PretrainedModel):
 
 
 class ClassificationHead(nn.Module):
-    """Pooling, Linear to `classifier_hidden_size`, Tanh, dropout, Linear to the scores."""
+    """Pooling, Linear to `classifier_hidden_size`, `classifier_act`, dropout, Linear to the scores."""
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
         self.pooling = config.classifier_pooling
         self.dense = nn.Linear(config.hidden_size, config.classifier_hidden_size)
+        self.activation = ACTIVATIONS[config.classifier_act]
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.scores = nn.Linear(config.classifier_hidden_size, config.num_labels)
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """hidden (B, T, H), mask (B, T) -> (B, num_labels)."""
         pooled = pool(hidden, attention_mask, self.pooling)  # (B, H)
-        scores: torch.Tensor = self.scores(self.dropout(torch.tanh(self.dense(pooled))))
+        scores: torch.Tensor = self.scores(self.dropout(self.activation(self.dense(pooled))))
         return scores
 
 

@@ -1,11 +1,13 @@
 """Our dense models as Hugging Face checkpoints, which `transformers` loads and computes the same from.
 
-Post-norm models become `bert` (or `roberta`, where positions start after the padding's row), pre-norm ones
-with a final norm `roberta-prelayernorm`; fixed positions become a table. Trees of depth 0 are dense layers.
+Post-norm models become `bert` (`roberta`, where positions start after the padding's row; `electra` or `distilbert`,
+where the embeddings or the head are theirs), pre-norm ones with a final norm `roberta-prelayernorm`; fixed positions
+become a table. Trees of depth 0 are dense layers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,11 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from ufbert.checkpoint.cross_encoder import score_activation_keys
 from ufbert.checkpoint.sentence_transformers import write_embedding_facts
 from ufbert.checkpoint.tokenizer import save_tokenizer
+from ufbert.conversion.readers import bert, distilbert, electra, roberta
+from ufbert.conversion.readers.bert_family import CLASSIFIER, MASKED_LM, ClassifierNames, HeadNames, LayerNames
 from ufbert.conversion.readers.checkpoint import encoder_of
 from ufbert.errors import CheckpointError
 from ufbert.model.attention import SelfAttention
@@ -31,23 +36,41 @@ __all__ = ["write_hugging_face"]
 
 @dataclass(frozen=True)
 class _Target:
-    """A model type of transformers and the names that differ between the three."""
+    """A model type of transformers and where it keeps things, as its reader has it."""
 
     model_type: str
     class_prefix: str
     base: str
-    attention_norm: str
-    feedforward_norm: str
+    layers: LayerNames
+    masked_lm: HeadNames
+    classifier: ClassifierNames
+    types: int = 2
+    """Rows of zeros in the place of token types that ours has not; these classes always add one."""
+    shifted: bool = False
+    """Whether positions are numbered behind the padding's id."""
+    head_act: str | None = "gelu"
+    """Activation of the masked-LM head; None is that of the layers."""
 
 
-_BERT = _Target("bert", "Bert", "bert.", "attention.output.LayerNorm", "output.LayerNorm")
-_ROBERTA = _Target("roberta", "Roberta", "roberta.", "attention.output.LayerNorm", "output.LayerNorm")
-_PRE_NORM = _Target(
-    "roberta-prelayernorm",
-    "RobertaPreLayerNorm",
-    "roberta_prelayernorm.",
-    "attention.LayerNorm",
-    "intermediate.LayerNorm",
+_BERT = _Target("bert", "Bert", "bert.", bert.LAYERS, bert.HEAD, bert.CLASSIFIER, head_act=None)
+_ELECTRA = _Target("electra", "Electra", "electra.", bert.LAYERS, electra.HEAD, electra.CLASSIFIER)
+_DISTILBERT = _Target(
+    *("distilbert", "DistilBert", "distilbert."),
+    *(distilbert.LAYERS, distilbert.HEAD, distilbert.CLASSIFIER),
+    types=0,
+    head_act=None,
+)
+_ROBERTA = _Target(
+    "roberta", "Roberta", "roberta.", bert.LAYERS, roberta.HEAD, roberta.CLASSIFIER, types=1, shifted=True
+)
+_PRE_NORM = dataclasses.replace(
+    _ROBERTA,
+    model_type="roberta-prelayernorm",
+    class_prefix="RobertaPreLayerNorm",
+    base="roberta_prelayernorm.",
+    layers=dataclasses.replace(
+        bert.LAYERS, attention_norm="attention.LayerNorm", feedforward_norm="intermediate.LayerNorm"
+    ),
 )
 
 
@@ -65,25 +88,42 @@ def _target(config: UltraFastBertConfig, name: str) -> _Target:
         raise CheckpointError(
             f"{name}: has no norm after the embeddings; no BERT-family class of transformers lacks it"
         )
+    if config.embedding_size is not None and (config.norm_position == "pre" or config.position_offset):
+        raise CheckpointError(f"{name}: projects its embeddings; of transformers' classes only post-norm ELECTRA does")
     if config.norm_position == "pre":
         if config.final_norm:
             return _PRE_NORM
         raise CheckpointError(f"{name}: is pre-norm without a final norm; no BERT-family class of transformers is")
     if config.final_norm:
         raise CheckpointError(f"{name}: is post-norm with a final norm; no BERT-family class of transformers is")
-    return _ROBERTA if config.position_offset else _BERT
+    if config.position_offset:
+        return _ROBERTA
+    kind = config.architectures[0]
+    if kind == CLASSIFIER and config.classifier_act == "relu" and _fits_distilbert(config):
+        return _DISTILBERT
+    own_head = (kind == CLASSIFIER and config.classifier_act == "gelu") or (
+        kind == MASKED_LM and config.head_act == "gelu" and _layer_act(config) != "gelu"
+    )
+    return _ELECTRA if config.embedding_size is not None or own_head else _BERT
 
 
-def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, folder: Path, name: str) -> list[str]:
-    """Fill an existing folder with config, weights and tokenizer; returns notes on what was left behind.
+def _fits_distilbert(config: UltraFastBertConfig) -> bool:
+    return not config.type_vocab_size and config.embedding_size is None and config.layer_norm_eps == 1e-12
 
-    Raises `CheckpointError` unless a dense network of transformers computes the same function.
+
+def _layer_act(config: UltraFastBertConfig) -> str:
+    return config.hidden_act if config.feedforward == "dense" else "gelu"
+
+
+def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, folder: Path, name: str) -> None:
+    """Fill an existing folder with config, weights and tokenizer.
+
+    Raises `CheckpointError` unless a dense network of transformers computes the same function, head included.
     """
-    config = model.config
+    config = model.config.replace(architectures=(type(model).__name__,))
     target = _target(config, name)
-    notes: list[str] = []
     state = _encoder_state(model, config, target)
-    head, architecture = _head_state(model, config, target, notes)
+    head, architecture = _head_state(model, config, target, name)
     if head:
         state = {target.base + key: tensor for key, tensor in state.items()} | head
     values = _config_values(config, target) | {"architectures": [target.class_prefix + architecture]}
@@ -92,6 +132,7 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
             "id2label": {str(i): label for i, label in enumerate(config.label_names)},
             "label2id": {label: i for i, label in enumerate(config.label_names)},
             "problem_type": config.problem_type,
+            **score_activation_keys(config.score_activation),
         }
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
@@ -99,133 +140,150 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder, config.max_position_embeddings)
     write_embedding_facts(config.provenance, config.hidden_size, folder)
-    return notes
 
 
 def _config_values(config: UltraFastBertConfig, target: _Target) -> dict[str, Any]:
-    dense = config.feedforward == "dense"
-    return {
+    shared = {
         "model_type": target.model_type,
         "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_position_embeddings + _offset(config, target),
+        "pad_token_id": config.pad_token_id,
+        "initializer_range": config.initializer_range,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "dtype": "float32",
+    }
+    neurons = config.intermediate_size if config.feedforward == "dense" else config.neurons_used
+    if target is _DISTILBERT:
+        return shared | {
+            "dim": config.hidden_size,
+            "n_layers": config.num_hidden_layers,
+            "n_heads": config.num_attention_heads,
+            "hidden_dim": neurons,
+            "activation": _layer_act(config),
+            "dropout": config.hidden_dropout_prob,
+            "attention_dropout": config.attention_probs_dropout_prob,
+            "seq_classif_dropout": config.classifier_dropout,
+        }
+    return shared | {
+        **({"embedding_size": config.embedding_width} if target is _ELECTRA else {}),
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
-        "intermediate_size": config.intermediate_size if dense else config.trees + config.shared_neurons,
-        "hidden_act": config.hidden_act if dense else "gelu",
-        "max_position_embeddings": config.max_position_embeddings + _offset(config, target),
-        "type_vocab_size": _type_rows(config, target),
-        "pad_token_id": config.pad_token_id,
+        "intermediate_size": neurons,
+        "hidden_act": _layer_act(config),
+        "type_vocab_size": config.type_vocab_size or target.types,
         "layer_norm_eps": config.layer_norm_eps,
         "hidden_dropout_prob": config.hidden_dropout_prob,
         "attention_probs_dropout_prob": config.attention_probs_dropout_prob,
         "classifier_dropout": config.classifier_dropout,
-        "initializer_range": config.initializer_range,
         "position_embedding_type": "absolute",
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "dtype": "float32",
     }
 
 
 def _offset(config: UltraFastBertConfig, target: _Target) -> int:
     """Rows of the position table before the first token's: RoBERTa's classes number from the padding's id."""
-    return 0 if target is _BERT else config.pad_token_id + 1
-
-
-def _type_rows(config: UltraFastBertConfig, target: _Target) -> int:
-    """These classes always add a token type; where ours has none, rows of zeros take its place."""
-    return config.type_vocab_size or (2 if target is _BERT else 1)
+    return config.pad_token_id + 1 if target.shifted else 0
 
 
 def _encoder_state(model: PretrainedModel, config: UltraFastBertConfig, target: _Target) -> dict[str, torch.Tensor]:
     encoder = encoder_of(model)
     embeddings = encoder.embeddings
-    hidden = config.hidden_size
+    width = config.embedding_width
     if config.position_embedding_type == "absolute":
         positions = embeddings.position.weight[config.position_offset :]
     else:
         positions = embeddings.position_scale * embeddings.positions
-    padding = torch.zeros(_offset(config, target), hidden)
-    types = embeddings.token_type.weight if config.type_vocab_size else torch.zeros(_type_rows(config, target), hidden)
+    padding = torch.zeros(_offset(config, target), width)
     assert embeddings.norm is not None
     state = {
         "embeddings.word_embeddings.weight": embeddings.word.weight,
         "embeddings.position_embeddings.weight": torch.cat([padding, positions]),
-        "embeddings.token_type_embeddings.weight": types,
         **_norm("embeddings.LayerNorm", embeddings.norm),
     }
+    if config.type_vocab_size:
+        state["embeddings.token_type_embeddings.weight"] = embeddings.token_type.weight
+    elif target.types:
+        state["embeddings.token_type_embeddings.weight"] = torch.zeros(target.types, width)
+    if embeddings.projection is not None:
+        state |= _linear("embeddings_project", embeddings.projection)
     for index, layer in enumerate(encoder.layers):
         assert isinstance(layer, Layer)
-        state |= {f"encoder.layer.{index}.{key}": t for key, t in _layer_state(layer, target).items()}
+        prefix = target.layers.prefix.format(index)
+        state |= {prefix + key: t for key, t in _layer_state(layer, target.layers).items()}
     if encoder.final_norm is not None:
         state |= _norm("LayerNorm", encoder.final_norm)
     return state
 
 
-def _layer_state(layer: Layer, target: _Target) -> dict[str, torch.Tensor]:
+def _layer_state(layer: Layer, names: LayerNames) -> dict[str, torch.Tensor]:
     attention: SelfAttention = layer.attention
     assert layer.feedforward_norm is not None
     weights = attention.qkv.weight.chunk(3)
     biases = _bias(attention.qkv).chunk(3)
     state = {
-        **_norm(target.attention_norm, layer.attention_norm),
-        **_norm(target.feedforward_norm, layer.feedforward_norm),
-        "attention.output.dense.weight": attention.output.weight,
-        "attention.output.dense.bias": _bias(attention.output),
+        **_norm(names.attention_norm, layer.attention_norm),
+        **_norm(names.feedforward_norm, layer.feedforward_norm),
+        **_linear(names.attention_output, attention.output),
     }
-    for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-        state |= {f"attention.self.{part}.weight": weight, f"attention.self.{part}.bias": bias}
+    for part, weight, bias in zip((names.query, names.key, names.value), weights, biases, strict=True):
+        state |= {f"{part}.weight": weight, f"{part}.bias": bias}
     feedforward = layer.feedforward
     if isinstance(feedforward, FFF):  # depth 0: one node a tree, which is one neuron
         hidden = feedforward.hidden_size
         out_bias = torch.zeros(hidden) if feedforward.b_out is None else feedforward.b_out
-        parts = (feedforward.w_in[:, 0], feedforward.b_in[:, 0], feedforward.w_out[:, 0].T, out_bias)
+        rows, biases, columns = feedforward.w_in[:, 0], feedforward.b_in[:, 0], feedforward.w_out[:, 0].T
         if (shared := feedforward.shared) is not None:
-            rows = torch.cat([parts[0], shared.linear_in.weight])
-            biases = torch.cat([parts[1], shared.linear_in.bias])
-            parts = (rows, biases, torch.cat([parts[2], shared.linear_out.weight], 1), out_bias)
-    else:
-        assert isinstance(feedforward, DenseFeedforward)
-        first, second = feedforward.linear_in, feedforward.linear_out
-        parts = (first.weight, _bias(first), second.weight, _bias(second))
-    names = ("intermediate.dense.weight", "intermediate.dense.bias", "output.dense.weight", "output.dense.bias")
-    return state | dict(zip(names, parts, strict=True))
+            rows = torch.cat([rows, shared.linear_in.weight])
+            biases = torch.cat([biases, shared.linear_in.bias])
+            columns = torch.cat([columns, shared.linear_out.weight], 1)
+        return state | {
+            f"{names.feedforward_in}.weight": rows,
+            f"{names.feedforward_in}.bias": biases,
+            f"{names.feedforward_out}.weight": columns,
+            f"{names.feedforward_out}.bias": out_bias,
+        }
+    assert isinstance(feedforward, DenseFeedforward)
+    state |= _linear(names.feedforward_in, feedforward.linear_in)
+    return state | _linear(names.feedforward_out, feedforward.linear_out)
 
 
 def _head_state(
-    model: PretrainedModel, config: UltraFastBertConfig, target: _Target, notes: list[str]
+    model: PretrainedModel, config: UltraFastBertConfig, target: _Target, name: str
 ) -> tuple[dict[str, torch.Tensor], str]:
-    """The head's tensors and the rest of the class's name; none and `Model` where it cannot be expressed."""
-    hidden = config.hidden_size
+    """The head's tensors and the rest of the class's name. Raises `CheckpointError` where it is not the target's."""
+    cure = f"is not the one of transformers' {target.model_type}; give --drop-head to write the encoder alone"
     if isinstance(model, UltraFastBertForMaskedLM):
-        bert = target is _BERT
-        if model.transform is None or (not bert and config.hidden_act != "gelu" and config.feedforward == "dense"):
-            notes.append(f"the masked-LM head is not the one of {target.model_type} and was left behind")
-            return {}, "Model"
-        dense, norm = ("transform.dense", "transform.LayerNorm") if bert else ("dense", "layer_norm")
-        prefix = "cls.predictions." if bert else "lm_head."
+        names = target.masked_lm
+        if model.transform is None:
+            raise CheckpointError(f"{name}: the masked-LM head (decoder, without a transform) {cure}")
+        own = config.head_act or config.hidden_act
+        if own != (target.head_act or _layer_act(config)):
+            raise CheckpointError(f"{name}: the masked-LM head (transform, decoder; {own}) {cure}")
         bias = _bias(model.decoder)
         return {
-            f"{prefix}{dense}.weight": model.transform.dense.weight,
-            f"{prefix}{dense}.bias": _bias(model.transform.dense),
-            **_norm(prefix + norm, model.transform.norm),
-            f"{prefix}bias": bias,
-            f"{prefix}decoder.weight": model.decoder.weight,
-            f"{prefix}decoder.bias": bias,
+            **_linear(names.dense, model.transform.dense),
+            **_norm(names.norm, model.transform.norm),
+            names.bias: bias,
+            f"{names.decoder}.weight": model.decoder.weight,
+            f"{names.decoder}.bias": bias,
         }, "ForMaskedLM"
     if isinstance(model, UltraFastBertForSequenceClassification):
-        if config.classifier_pooling != "first" or config.classifier_hidden_size != hidden:
-            notes.append(f"the classification head is not the one of {target.model_type} and was left behind")
-            return {}, "Model"
-        head = model.classifier
-        dense = "bert.pooler.dense" if target is _BERT else "classifier.dense"
-        scores = "classifier" if target is _BERT else "classifier.out_proj"
+        form = (config.classifier_pooling, config.classifier_hidden_size, config.classifier_act)
+        if form != ("first", config.hidden_size, target.classifier.activation):
+            pooling, width, activation = form
+            raise CheckpointError(
+                f"{name}: the classification head (classifier.dense, classifier.scores; pooling {pooling}, "
+                f"{width} wide, {activation}) {cure}"
+            )
         return {
-            f"{dense}.weight": head.dense.weight,
-            f"{dense}.bias": _bias(head.dense),
-            f"{scores}.weight": head.scores.weight,
-            f"{scores}.bias": _bias(head.scores),
+            **_linear(target.classifier.dense, model.classifier.dense),
+            **_linear(target.classifier.scores, model.classifier.scores),
         }, "ForSequenceClassification"
     return {}, "Model"
+
+
+def _linear(name: str, linear: torch.nn.Linear) -> dict[str, torch.Tensor]:
+    return {f"{name}.weight": linear.weight, f"{name}.bias": _bias(linear)}
 
 
 def _bias(linear: torch.nn.Linear) -> torch.Tensor:

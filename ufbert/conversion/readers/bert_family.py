@@ -1,7 +1,8 @@
-"""What the readers of BERT, RoBERTa and DistilBERT share: post-norm layers, heads, and what is left behind."""
+"""What the readers of BERT, RoBERTa, DistilBERT and ELECTRA share: post-norm layers, heads, and what is left behind."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,28 @@ from ufbert.model.config import UltraFastBertConfig
 
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
-__all__ = ["ACTIVATIONS", "HeadNames", "LayerNames", "copy_linear", "copy_norm", "finish", "read_layers"]
+__all__ = [
+    "ACTIVATIONS",
+    "CLASSIFIER",
+    "MASKED_LM",
+    "ClassifierNames",
+    "HeadNames",
+    "LayerNames",
+    "choose_head",
+    "classifier_values",
+    "copy_linear",
+    "copy_norm",
+    "finish",
+    "masked_lm_values",
+    "read_classifier",
+    "read_layers",
+    "read_masked_lm_head",
+    "read_model",
+]
+
+MASKED_LM, CLASSIFIER = "UltraFastBertForMaskedLM", "UltraFastBertForSequenceClassification"
+PRETRAINING_HEADS = ("cls.", "lm_head.", "vocab_", "generator_", "discriminator_")
+"""What a file may still hold of the pretraining of a model that has been finetuned since."""
 
 # Hugging Face's name of an activation -> ours; those on one line are one function.
 ACTIVATIONS = {
@@ -46,6 +68,17 @@ class HeadNames:
     norm: str
     decoder: str
     bias: str
+
+
+@dataclass(frozen=True)
+class ClassifierNames:
+    """Where a family keeps its classifier of texts, and what is fixed in it."""
+
+    dense: str
+    scores: str
+    activation: str = "tanh"
+    dropout: str = "classifier_dropout"
+    """Key in config.json."""
 
 
 def copy_linear(tensors: ForeignTensors, theirs: str, ours: str, out: int, into: int) -> dict[str, torch.Tensor]:
@@ -82,18 +115,23 @@ def read_layers(
 
 
 def masked_lm_values(
-    tensors: ForeignTensors, names: HeadNames, word: str, vocabulary: int, hidden: int
+    tensors: ForeignTensors, names: HeadNames, word: str, values: Mapping[str, Any], head_act: str | None = None
 ) -> dict[str, Any]:
-    """Config values of a model with this head; the decoder is tied unless the file holds another matrix."""
+    """Config values of a model with this head; the decoder is tied unless the file holds another matrix.
+
+    `values` are those of the encoder, `head_act` the head's activation where it is not the layers'.
+    """
+    vocabulary, width = values["vocab_size"], values.get("embedding_size") or values["hidden_size"]
     tied = True
     decoder = f"{names.decoder}.weight"
     if decoder in tensors:
-        tied = torch.equal(tensors.take(decoder, vocabulary, hidden), tensors.take(word, vocabulary, hidden))
+        tied = torch.equal(tensors.take(decoder, vocabulary, width), tensors.take(word, vocabulary, width))
     return {
         "head_transform": True,
+        "head_act": None if head_act == values["hidden_act"] else head_act,
         "decoder_bias": True,
         "tie_word_embeddings": tied,
-        "architectures": ("UltraFastBertForMaskedLM",),
+        "architectures": (MASKED_LM,),
     }
 
 
@@ -101,57 +139,145 @@ def read_masked_lm_head(
     tensors: ForeignTensors, config: UltraFastBertConfig, names: HeadNames
 ) -> dict[str, torch.Tensor]:
     """Transform, decoder bias and, if untied, the decoder's matrix."""
-    hidden, vocabulary = config.hidden_size, config.vocab_size
-    state = copy_linear(tensors, names.dense, "transform.dense", hidden, hidden)
-    state |= copy_norm(tensors, names.norm, "transform.norm", hidden)
+    width, vocabulary = config.embedding_width, config.vocab_size
+    state = copy_linear(tensors, names.dense, "transform.dense", width, config.hidden_size)
+    state |= copy_norm(tensors, names.norm, "transform.norm", width)
     tensors.skip(f"{names.decoder}.bias")
     bias = names.bias if names.bias in tensors else f"{names.decoder}.bias"
     state["decoder.bias"] = tensors.take(bias, vocabulary)
     if not config.tie_word_embeddings:
-        state["decoder.weight"] = tensors.take(f"{names.decoder}.weight", vocabulary, hidden)
+        state["decoder.weight"] = tensors.take(f"{names.decoder}.weight", vocabulary, width)
     return state
 
 
+def choose_head(
+    config: ForeignConfig, tensors: ForeignTensors, masked_lm: HeadNames, classifier: ClassifierNames
+) -> str | None:
+    """The class of ours whose head the checkpoint has: what `architectures` names first, else what the file holds."""
+    named = _architectures(config)
+    classifies = f"{classifier.dense}.weight" in tensors and f"{classifier.scores}.weight" in tensors
+    if classifies and any("SequenceClassification" in name for name in named):
+        return CLASSIFIER
+    if f"{masked_lm.dense}.weight" in tensors:
+        return MASKED_LM
+    # Token classifiers and multiple choice call their scores the same, but they name themselves.
+    return CLASSIFIER if classifies and not named else None
+
+
+def _architectures(config: ForeignConfig) -> list[str]:
+    return [str(name) for name in config.get("architectures", [])]
+
+
 def classifier_values(
-    config: ForeignConfig, tensors: ForeignTensors, scores: str, hidden: int
-) -> dict[str, Any] | None:
-    """Config values of a one-sequence classifier, or None if the scores mean something else."""
-    labels = tensors.rows(f"{scores}.weight")
-    if config.get("problem_type") == "multi_label_classification":
-        return None
-    names = config.get("id2label")
-    values: dict[str, Any] = {
+    config: ForeignConfig, tensors: ForeignTensors, names: ClassifierNames, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Config values of a classifier of texts; `values` are those of the encoder."""
+    labels = tensors.rows(f"{names.scores}.weight")
+    problem = config.get("problem_type")
+    if problem is None and labels == 1 and config.get("finetuning_task") in ("sts-b", "stsb"):
+        problem = "regression"  # before configs named it
+    if problem is None and labels > 1:
+        problem = "single_label_classification"
+    dropout = config.get(names.dropout)
+    read: dict[str, Any] = {
         "classifier_pooling": "first",
-        "classifier_hidden_size": hidden,
+        "classifier_hidden_size": values["hidden_size"],
+        "classifier_act": names.activation,
+        "classifier_dropout": values["hidden_dropout_prob"] if dropout is None else config.number(names.dropout),
         "num_labels": labels,
-        "problem_type": "regression" if labels == 1 else "single_label_classification",
-        "architectures": ("UltraFastBertForSequenceClassification",),
+        "problem_type": problem,
+        "architectures": (CLASSIFIER,),
     }
-    dropout = config.get("classifier_dropout")
-    values["classifier_dropout"] = config.number("hidden_dropout_prob", 0.1) if dropout is None else float(dropout)
-    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(labels))):
-        values["id2label"] = {int(k): str(v) for k, v in names.items()}
-    return values
+    if labels == 1 and problem not in ("regression", "multi_label_classification"):
+        read["score_activation"] = "sigmoid"  # what transformers' pipeline and sentence-transformers make of one score
+    label_names = config.get("id2label")
+    if isinstance(label_names, dict) and sorted(map(str, label_names)) == sorted(map(str, range(labels))):
+        read["id2label"] = {int(k): str(v) for k, v in label_names.items()}
+    return read
 
 
 def read_classifier(
-    tensors: ForeignTensors, config: UltraFastBertConfig, dense: str, scores: str
+    tensors: ForeignTensors, config: UltraFastBertConfig, names: ClassifierNames
 ) -> dict[str, torch.Tensor]:
-    """First token -> dense -> tanh -> scores."""
+    """First token -> dense -> activation -> scores."""
     hidden = config.hidden_size
-    state = copy_linear(tensors, dense, "classifier.dense", hidden, hidden)
-    return state | copy_linear(tensors, scores, "classifier.scores", config.num_labels, hidden)
+    state = copy_linear(tensors, names.dense, "classifier.dense", hidden, hidden)
+    return state | copy_linear(tensors, names.scores, "classifier.scores", config.num_labels, hidden)
 
 
 def finish(
-    config: UltraFastBertConfig, state: dict[str, torch.Tensor], tensors: ForeignTensors, base: str, notes: list[str]
+    config: UltraFastBertConfig,
+    state: dict[str, torch.Tensor],
+    tensors: ForeignTensors,
+    base: str,
+    foreign: ForeignConfig,
 ) -> Reading:
     """Account for every tensor: buffers hold nothing, heads are named, anything in the layers is an error."""
     left = [n for n in tensors.unread() if not n.endswith(("position_ids", "token_type_ids"))]
-    inside = [n for n in left if n.removeprefix(base).startswith(("embeddings.", "encoder.", "transformer."))]
+    inside = [n for n in left if n.removeprefix(base).startswith(("embeddings", "encoder.", "transformer."))]
     if inside:
         raise CheckpointError(f"{tensors.file}: holds {inside[0]}, which this encoder has no place for")
-    if left:
-        parts = sorted({n.rsplit(".", 1)[0] for n in left})
-        notes.append(f"left behind, as this model has no such head: {', '.join(parts)}")
-    return Reading(config, state, notes)
+    named, kept = _architectures(foreign), config.architectures[0]
+    unused = ["pooler."]  # only a classifier reads it
+    if kept == MASKED_LM:
+        unused.append("cls.seq_relationship.")
+    elif kept == CLASSIFIER and named:
+        unused += PRETRAINING_HEADS
+    heads = [n for n in left if not n.removeprefix(base).startswith(tuple(unused))]
+    notes: list[str] = []
+    if parts := sorted({n.rsplit(".", 1)[0] for n in left if n not in heads}):
+        notes.append(f"left behind, as the model does not use it: {', '.join(parts)}")
+    if kept == CLASSIFIER and not named:
+        notes.append("config.json names no architecture; the classifier in the file is read as one of whole texts")
+    wanted = [n for n in named if "For" in n]
+    if not heads and wanted and kept not in (MASKED_LM, CLASSIFIER):
+        notes.append(f"config.json names {wanted[0]}, but the file holds no such head: the result is the encoder alone")
+    return Reading(config, state, notes, heads)
+
+
+def read_model(
+    config: ForeignConfig,
+    tensors: ForeignTensors,
+    values: dict[str, Any],
+    base: str,
+    layers: LayerNames,
+    masked_lm: HeadNames,
+    classifier: ClassifierNames,
+    head_act: str | None = None,
+) -> Reading:
+    """A whole model of this kind: `values` are our config's for its encoder, the names where the family keeps things.
+
+    `head_act` is the activation that the family's masked-LM head has whatever the layers have.
+    """
+    head = choose_head(config, tensors, masked_lm, classifier)
+    if head == MASKED_LM:
+        word = f"{base}embeddings.word_embeddings.weight"
+        values = values | masked_lm_values(tensors, masked_lm, word, values, head_act)
+    elif head == CLASSIFIER:
+        values = values | classifier_values(config, tensors, classifier, values)
+    ours = UltraFastBertConfig(**values)
+    state = read_embeddings(tensors, ours, base)
+    state |= read_layers(tensors, ours, layers, base)
+    if head == MASKED_LM:
+        state |= read_masked_lm_head(tensors, ours, masked_lm)
+    elif head == CLASSIFIER:
+        state |= read_classifier(tensors, ours, classifier)
+    return finish(ours, state, tensors, base, config)
+
+
+def read_embeddings(tensors: ForeignTensors, config: UltraFastBertConfig, base: str) -> dict[str, torch.Tensor]:
+    """Word, position and token-type tables, their norm, and what projects them to the hidden size."""
+    width, theirs, ours = config.embedding_width, f"{base}embeddings.", "encoder.embeddings."
+    rows = config.max_position_embeddings + config.position_offset
+    state = {
+        ours + "word.weight": tensors.take(theirs + "word_embeddings.weight", config.vocab_size, width),
+        ours + "position.weight": tensors.take(theirs + "position_embeddings.weight", rows, width),
+    }
+    if config.type_vocab_size:
+        name = theirs + "token_type_embeddings.weight"
+        state[ours + "token_type.weight"] = tensors.take(name, config.type_vocab_size, width)
+    state |= copy_norm(tensors, theirs + "LayerNorm", ours + "norm", width)
+    if config.embedding_size is not None:
+        projection = f"{base}embeddings_project"
+        state |= copy_linear(tensors, projection, ours + "projection", config.hidden_size, width)
+    return state

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ufbert.checkpoint.cross_encoder import read_score_activation
 from ufbert.checkpoint.folder import locate_checkpoint, read_json
 from ufbert.checkpoint.sentence_transformers import read_embedding_facts, transformer_folder, unread_modules
 from ufbert.errors import CheckpointError, ConfigError
@@ -21,7 +22,9 @@ from ufbert.model.encoder import Embeddings, UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel, read_config
 
-from .foreign import ForeignConfig, ForeignTensors, Reading
+from .bert_family import CLASSIFIER
+from .families import inexpressible, recognise
+from .foreign import ForeignConfig, ForeignTensors, Reading, encoder_config, tensor_names
 from .tokenizer import read_tokenizer
 
 __all__ = ["FAMILIES", "LoadedCheckpoint", "encoder_of", "load_checkpoint"]
@@ -31,10 +34,14 @@ FAMILIES = {
     "camembert": "roberta",
     "crammedBERT": "crammed",
     "distilbert": "distilbert",
+    "electra": "electra",
     "roberta": "roberta",
     "xlm-roberta": "roberta",
 }
 """`model_type` in config.json -> module of this package."""
+
+SELF_DESCRIBED = "crammedBERT"
+"""Says what it is in a section of its own, which its reader checks."""
 
 MODELS: dict[str, type[PretrainedModel]] = {
     cls.__name__: cls for cls in (UltraFastBertModel, UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification)
@@ -53,30 +60,52 @@ class LoadedCheckpoint:
     notes: list[str] = field(default_factory=list)
 
 
-def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCheckpoint:
+def load_checkpoint(
+    source: str | Path, revision: str | None = None, *, family: str | None = None, drop_head: bool = False
+) -> LoadedCheckpoint:
     """Read a checkpoint folder or a hub model, of which `revision` is a branch, tag or commit.
 
-    Raises `CheckpointError` for whatever is not one we know.
+    `family` is a key of `FAMILIES`, for a config.json that names none or one that is read like it. `drop_head` takes
+    the encoder alone. Raises `CheckpointError` for whatever is not one we know, and for a head that would be lost.
     """
     folder = locate_checkpoint(source, revision)
     root = folder
     if not (folder / "config.json").is_file():
         folder = transformer_folder(folder) or folder
-    values = read_json(folder / "config.json")
-    model_type = values.get("model_type")
-    if model_type == MODEL_TYPE:
-        return _load_ours(str(source), folder)
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        known = ", ".join(sorted([*FAMILIES, MODEL_TYPE]))
-        raise CheckpointError(
-            f"{folder / 'config.json'}: model_type is {model_type!r}, which is not known; known: {known}"
-        )
+    file = folder / "config.json"
+    values = read_json(file)
+    if values.get("model_type") == MODEL_TYPE:
+        if family is not None:
+            raise CheckpointError(f"{file}: is an {MODEL_TYPE} checkpoint already; leave out --family {family}")
+        return _load_ours(str(source), folder, drop_head)
+    model_type = _family(values, file, family)
     reader: Any = importlib.import_module(f"{__package__}.{FAMILIES[model_type]}")
+    tensors = ForeignTensors.load(folder)
+    if model_type != SELF_DESCRIBED:
+        _refuse("this model", file, inexpressible({}, tensors.names))
     try:
-        reading: Reading = reader.read(ForeignConfig(values, str(folder / "config.json")), ForeignTensors.load(folder))
+        reading: Reading = reader.read(ForeignConfig(values, str(file)), tensors)
+        if reading.left_heads and not drop_head:
+            raise CheckpointError(
+                f"{tensors.file}: holds a head that cannot be expressed: {_listed(reading.left_heads)}; give "
+                "--drop-head to take the encoder alone"
+            )
+        if drop_head:
+            reading = reading.encoder_alone()
+        elif CLASSIFIER in reading.config.architectures:
+            activation = read_score_activation(root, values, reading.config.num_labels)
+            if activation is not None:
+                reading.config = reading.config.replace(score_activation=activation)
+            elif reading.config.score_activation is not None:
+                reading.notes.append(
+                    "one score and no problem_type: its sigmoid is taken, as transformers' pipeline and CrossEncoder "
+                    'do; for the plain value put "problem_type": "regression" into config.json'
+                )
     except ConfigError as error:  # a value out of range
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+        raise CheckpointError(f"{file}: {error}") from error
     facts = {"source": str(source), "source_model_type": model_type, **read_embedding_facts(root)}
+    if reading.config.score_activation is not None:
+        facts = {**_longest_pair(folder), **facts}
     if revision is not None:
         facts["source_revision"] = revision
     model = build_model(reading, facts)
@@ -92,8 +121,60 @@ def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCh
     return LoadedCheckpoint(str(source), model_type, model, tokenizer, notes)
 
 
-def _load_ours(name: str, folder: Path) -> LoadedCheckpoint:
+def _longest_pair(folder: Path) -> dict[str, Any]:
+    """Where `CrossEncoder` cuts a pair: at the length that its tokenizer names."""
+    file = folder / "tokenizer_config.json"
+    length = read_json(file).get("model_max_length") if file.is_file() else None
+    return {"max_seq_length": length} if isinstance(length, int) and 0 < length < 10**6 else {}
+
+
+def _family(values: dict[str, Any], file: Path, family: str | None) -> str:
+    """The key of `FAMILIES` to read a checkpoint by. Raises `CheckpointError` naming what stands against it."""
+    if family is not None and family not in FAMILIES:
+        raise CheckpointError(f"--family {family}: unknown family; known: {', '.join(sorted(FAMILIES))}")
+    model_type = values.get("model_type")
+    kind = family or model_type
+    names: list[str] = []
+    if kind not in FAMILIES:
+        names = tensor_names(file.parent)
+        if model_type is None:
+            kind = recognise(values, names)
+    if kind == SELF_DESCRIBED:
+        return SELF_DESCRIBED
+    subject = f"the family {model_type!r}" if kind not in FAMILIES and model_type else "this model"
+    _refuse(subject, file, inexpressible(values, names))
+    if kind in FAMILIES:
+        return str(kind)
+    if model_type is None:
+        raise CheckpointError(
+            f"{file}: names no model_type, and its tensors show no family; give --family; {_readable()}"
+        )
+    raise CheckpointError(
+        f"{file}: model_type is {model_type!r}, which is not known; {_readable()}; if it is laid out like one of them, "
+        "give --family"
+    )
+
+
+def _refuse(subject: str, file: Path, obstacles: list[str]) -> None:
+    if obstacles:
+        raise CheckpointError(
+            f"{file}: {subject} has what this encoder cannot express: {', '.join(obstacles)}; {_readable()}"
+        )
+
+
+def _readable() -> str:
+    return f"readable: {', '.join(sorted([*FAMILIES, MODEL_TYPE]))}"
+
+
+def _listed(names: list[str]) -> str:
+    parts = sorted({name.rsplit(".", 1)[0] if name.endswith((".weight", ".bias")) else name for name in names})
+    return ", ".join(parts[:8]) + (f" and {len(parts) - 8} more" if len(parts) > 8 else "")
+
+
+def _load_ours(name: str, folder: Path, drop_head: bool) -> LoadedCheckpoint:
     config = read_config(folder)
+    if drop_head:
+        config = encoder_config(config)
     kind = config.architectures[0] if config.architectures else ""
     if kind not in MODELS:
         raise CheckpointError(

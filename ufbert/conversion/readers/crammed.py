@@ -29,11 +29,11 @@ WORD = "encoder.embedding.word_embedding.weight"
 def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
     """Raises `CheckpointError` for whatever our encoder cannot express."""
     arch = _architecture(config)
-    tensors.strip_prefixes(["_orig_mod.", "module."])
     headless = not tensors.has_any("encoder.")
     if headless:  # the authors' encoder class, saved without a model around it
         tensors.add_prefix("encoder.")
     notes: list[str] = []
+    left: list[str] = []
     embedding, attention = arch.section("embedding"), arch.section("attention")
     _check_expressible(arch, embedding, attention)
 
@@ -81,7 +81,7 @@ def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
     state = {"encoder.embeddings.word.weight": word}
     head: dict[str, torch.Tensor] = {}
     if classifies:
-        head = _read_classifier(arch, tensors, values, notes)
+        head = _read_classifier(arch, tensors, values, notes, left)
     draft = UltraFastBertConfig(**values)
     state |= _read_embeddings(embedding, tensors, draft)
     for index in range(draft.num_hidden_layers):
@@ -94,8 +94,12 @@ def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
         state |= _read_masked_lm_head(tensors, draft)
         if not tied:
             state["decoder.weight"] = tensors.take("decoder.weight", vocabulary, hidden)
-    _account_for_all(tensors, notes)
-    return Reading(draft, state, notes)
+    others = _other_heads(tensors)
+    pretraining = [name for name in others if head and name.startswith(("decoder.", "prediction_head."))]
+    if pretraining:
+        notes.append(f"left behind, as the model does not use it: {', '.join(pretraining)}")
+    left += [name for name in others if name not in pretraining]
+    return Reading(draft, state, notes, left)
 
 
 def _architecture(config: ForeignConfig) -> ForeignConfig:
@@ -215,16 +219,14 @@ def _read_masked_lm_head(tensors: ForeignTensors, config: UltraFastBertConfig) -
 
 
 def _read_classifier(
-    arch: ForeignConfig, tensors: ForeignTensors, values: dict[str, Any], notes: list[str]
+    arch: ForeignConfig, tensors: ForeignTensors, values: dict[str, Any], notes: list[str], left: list[str]
 ) -> dict[str, torch.Tensor]:
-    """The finetuned head, if ours can express it; else nothing, with a note, and a bare encoder."""
+    """The finetuned head, if ours can express it; else nothing, its tensors in `left`, and a bare encoder."""
     head = arch.section("classification_head")
     if not (head.get("include_ff_layer", True) and head.get("nonlin") == "Tanh" and head.get("pooler") in POOLING):
-        notes.append(
-            f"the classification head ({head.get('pooler')} pooling, {head.get('nonlin')}) cannot be expressed "
-            "and was left behind: the result is the encoder alone"
-        )
-        tensors.skip("pooler.dense.weight", "pooler.dense.bias", "head.weight", "head.bias")
+        names = ("pooler.dense.weight", "pooler.dense.bias", "head.weight", "head.bias")
+        left += [name for name in names if name in tensors]
+        tensors.skip(*names)
         values["architectures"] = ("UltraFastBertModel",)
         return {}
     hidden, width, labels = values["hidden_size"], head.integer("head_dim"), arch.integer("num_labels")
@@ -250,12 +252,11 @@ def _norm(tensors: ForeignTensors, theirs: str, ours: str, size: int) -> dict[st
     return {f"{ours}.{part}": tensors.take(f"{theirs}.{part}", size) for part in ("weight", "bias")}
 
 
-def _account_for_all(tensors: ForeignTensors, notes: list[str]) -> None:
-    """Buffers hold nothing; any other tensor left over would change the function, so it is an error."""
+def _other_heads(tensors: ForeignTensors) -> list[str]:
+    """What no part of our model uses; buffers hold nothing, and anything within the encoder is an error."""
     buffers = ("norm_factor", "position_ids", ".pe", "inv_freq")
     left = [name for name in tensors.unread() if not name.endswith(buffers)]
     heads = [name for name in left if not name.startswith("encoder.")]
     if inside := sorted(set(left) - set(heads)):
         raise CheckpointError(f"{tensors.file}: holds {inside[0]}, which this encoder has no place for")
-    if heads:
-        notes.append(f"left behind, as no part of the model uses it: {', '.join(heads)}")
+    return heads

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ufbert.model.config import UltraFastBertConfig
-
-from .bert import embeddings_state
-from .bert_family import ACTIVATIONS, HeadNames, LayerNames, finish, masked_lm_values, read_layers, read_masked_lm_head
+from .bert_family import ACTIVATIONS, ClassifierNames, HeadNames, LayerNames, read_model
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
-__all__ = ["read"]
+__all__ = ["CLASSIFIER", "HEAD", "LAYERS", "read"]
 
 LAYERS = LayerNames(
     prefix="transformer.layer.{}.",
@@ -27,17 +24,17 @@ HEAD = HeadNames(
     dense="vocab_transform", norm="vocab_layer_norm", decoder="vocab_projector", bias="vocab_projector.bias"
 )
 
+CLASSIFIER = ClassifierNames(
+    dense="pre_classifier", scores="classifier", activation="relu", dropout="seq_classif_dropout"
+)
+
 
 def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
-    """Raises `CheckpointError` for whatever our encoder cannot express.
-
-    DistilBERT's classification head has a ReLU where ours has a Tanh; it is left behind, with a note.
-    """
+    """Raises `CheckpointError` for whatever our encoder cannot express."""
     base = "distilbert." if tensors.has_any("distilbert.") else ""
-    hidden, vocabulary = config.integer("dim"), config.integer("vocab_size")
     values: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
+        "vocab_size": config.integer("vocab_size"),
+        "hidden_size": config.integer("dim"),
         "num_hidden_layers": config.integer("n_layers"),
         "num_attention_heads": config.integer("n_heads"),
         "max_position_embeddings": config.integer("max_position_embeddings"),
@@ -56,13 +53,4 @@ def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
         "initializer_range": config.number("initializer_range", 0.02),
         "architectures": ("UltraFastBertModel",),
     }
-    notes: list[str] = []
-    if f"{HEAD.dense}.weight" in tensors:
-        word = f"{base}embeddings.word_embeddings.weight"
-        values |= masked_lm_values(tensors, HEAD, word, vocabulary, hidden)
-    ours = UltraFastBertConfig(**values)
-    state = embeddings_state(tensors, ours, base)
-    state |= read_layers(tensors, ours, LAYERS, base)
-    if ours.architectures == ("UltraFastBertForMaskedLM",):
-        state |= read_masked_lm_head(tensors, ours, HEAD)
-    return finish(ours, state, tensors, base, notes)
+    return read_model(config, tensors, values, base, LAYERS, HEAD, CLASSIFIER)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ufbert.checkpoint.folder import read_json
@@ -18,9 +19,16 @@ from ufbert.checkpoint.git_lfs import refuse_git_lfs_pointer
 from ufbert.errors import CheckpointError
 from ufbert.model.config import UltraFastBertConfig
 
-__all__ = ["ForeignConfig", "ForeignTensors", "Reading"]
+__all__ = ["ForeignConfig", "ForeignTensors", "Reading", "encoder_config", "tensor_names"]
 
 _MISSING = object()
+
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""What data parallelism, torch.compile and activation checkpointing put into names, at any place."""
+HOLDERS = ("model", "auto_model")
+"""The attribute in which Lightning's and sentence-transformers' modules hold a model."""
+PARTS = frozenset({"bert", "roberta", "distilbert", "electra", "embeddings", "encoder", "transformer"})
+"""First words of names that mean something to a reader."""
 
 
 @dataclass
@@ -31,6 +39,33 @@ class Reading:
     state: dict[str, torch.Tensor]
     notes: list[str] = field(default_factory=list)
     """One line for each thing that was left behind or that the user should know."""
+    left_heads: list[str] = field(default_factory=list)
+    """The tensors of a head that `config` cannot express."""
+
+    def encoder_alone(self) -> Reading:
+        """The same without any head."""
+        config = encoder_config(self.config)
+        state = {name: tensor for name, tensor in self.state.items() if name.startswith("encoder.")}
+        return Reading(config, state, self.notes)
+
+
+def encoder_config(config: UltraFastBertConfig) -> UltraFastBertConfig:
+    """The config of a model's encoder, what concerns its head taken back to the defaults."""
+    heads = (
+        "head_transform",
+        "head_act",
+        "decoder_bias",
+        "tie_word_embeddings",
+        "num_labels",
+        "id2label",
+        "problem_type",
+    )
+    defaults = UltraFastBertConfig()
+    names = [f.name for f in dataclasses.fields(config)]
+    changed = {
+        name: getattr(defaults, name) for name in names if name in heads or name.startswith(("classifier_", "score_"))
+    }
+    return config.replace(**changed, architectures=("UltraFastBertModel",))
 
 
 class ForeignConfig:
@@ -83,15 +118,15 @@ class ForeignConfig:
 
 
 class ForeignTensors:
-    """The tensors of a checkpoint, in float32, and which of them have been read."""
+    """The tensors of a checkpoint by their plain names, in float32, and which of them have been read."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
         self.file = file
-        self._tensors = {
-            # TensorFlow's names for a norm's scale and shift survive in old BERT checkpoints.
-            name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): t
-            for name, t in tensors.items()
-        }
+        self._tensors: dict[str, torch.Tensor] = {}
+        for name, plain in plain_names(tensors).items():
+            if plain in self._tensors and not torch.equal(self._tensors[plain], tensors[name]):
+                raise CheckpointError(f"{file}: holds {plain} twice, once as {name}, with different values")
+            self._tensors[plain] = tensors[name]
         self._read: set[str] = set()
 
     @classmethod
@@ -110,18 +145,17 @@ class ForeignTensors:
                 return cls(tensors, index)
         raise CheckpointError(f"{folder}: holds no weights; expected model.safetensors or pytorch_model.bin")
 
-    def strip_prefixes(self, prefixes: Iterable[str]) -> None:
-        """Drop what torch.compile and data parallelism put before every name."""
-        for prefix in prefixes:
-            if self._tensors and all(name.startswith(prefix) for name in self._tensors):
-                self._tensors = {n.removeprefix(prefix): t for n, t in self._tensors.items()}
-
     def add_prefix(self, prefix: str) -> None:
         """Put something before every name."""
         self._tensors = {prefix + n: t for n, t in self._tensors.items()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
+
+    @property
+    def names(self) -> Collection[str]:
+        """Of all tensors."""
+        return self._tensors.keys()
 
     def has_any(self, prefix: str) -> bool:
         """Whether some tensor's name starts so."""
@@ -162,6 +196,44 @@ class ForeignTensors:
         return sorted(self._tensors.keys() - self._read)
 
 
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name without what training software wraps around a model, and with today's words for a norm's parts."""
+    plain = {name: _unwrapped(name) for name in names}
+    while plain:
+        first = {name.split(".")[0] for name in plain.values()}
+        # An attribute of the user's own class, below which everything lies.
+        if len(first) > 1 or first & PARTS or not all("." in name for name in plain.values()):
+            break
+        plain = {name: short.partition(".")[2] for name, short in plain.items()}
+    return plain
+
+
+def _unwrapped(name: str) -> str:
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    while len(parts) > 1 and (parts[0] in HOLDERS or (parts[0] == "0" and parts[1] in HOLDERS)):
+        parts = parts[1:]
+    # TensorFlow's names survive in old BERT checkpoints.
+    parts[-1] = {"gamma": "weight", "beta": "bias"}.get(parts[-1], parts[-1])
+    return ".".join(parts)
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """The plain names of a checkpoint's tensors without reading their values, none where that cannot be."""
+    names: list[str] = []
+    try:
+        for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+            if (folder / index).is_file():
+                names = list(read_json(folder / index).get("weight_map") or {})
+        if (file := folder / "model.safetensors").is_file():
+            with safe_open(file, framework="pt") as content:
+                names = list(content.keys())
+        elif not names and (file := folder / "pytorch_model.bin").is_file():
+            names = list(_read_pickle(file))
+    except (CheckpointError, SafetensorError, OSError):
+        return []
+    return list(plain_names(names).values())
+
+
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
     refuse_git_lfs_pointer(file)
     try:
@@ -186,8 +258,9 @@ def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         reason = str(error).strip().splitlines()[:1]
         raise CheckpointError(f"{file}: damaged or not a torch file ({' '.join(reason)}); fetch it again") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
         raise CheckpointError(f"{file}: holds no state_dict (names with tensors)")
     return content
