@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,18 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # the Rust library raises the bare class
         raise CheckpointError(f"{file}: not a tokenizer.json: {error}; fetch or write it again") from error
+    _add_missing(tokenizer, folder)
     return without_padding(tokenizer)
+
+
+def _add_missing(tokenizer: Tokenizer, folder: Path) -> None:
+    """Tokens that were added after tokenizer.json was written, as the Python tokenizers of transformers leave them."""
+    added = read_settings(folder).added
+    for number in sorted(added):
+        if tokenizer.token_to_id(str(added[number].content)) is None:
+            if number != max(tokenizer.get_vocab().values(), default=-1) + 1:
+                return  # of another vocabulary
+            (tokenizer.add_special_tokens if added[number].special else tokenizer.add_tokens)([added[number]])
 
 
 def _read_vocabulary(folder: Path) -> Tokenizer:
@@ -136,13 +148,19 @@ def save_tokenizer(
         "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
-    for role, names in ROLES.items():
-        for name in names:
-            if tokenizer.token_to_id(name) is not None:
-                config[f"{role}_token"] = name
-                break
+    for role in ROLES:
+        if (name := next(_names(tokenizer, role), None)) is not None:
+            config[f"{role}_token"] = name
     (folder / "tokenizer.json").write_text(saved.to_str(pretty=True), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _names(tokenizer: Tokenizer, role: str) -> Iterator[str]:
+    """What the token of a role may be called in a tokenizer: the usual names, and a mask of another spelling."""
+    yield from (name for name in ROLES[role] if tokenizer.token_to_id(name) is not None)
+    if role == "mask":
+        special = (str(token.content) for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+        yield from (name for name in special if "mask" in name.lower())
 
 
 def special_token_id(tokenizer: Tokenizer, role: str, folder: str | Path | None = None) -> int:
@@ -151,7 +169,7 @@ def special_token_id(tokenizer: Tokenizer, role: str, folder: str | Path | None 
     With `folder`, what its tokenizer_config.json or special_tokens_map.json names comes first.
     Raises `CheckpointError` if the tokenizer has none.
     """
-    names = list(ROLES[role])
+    names = list(_names(tokenizer, role))
     for file in ("special_tokens_map.json", "tokenizer_config.json") if folder is not None else ():
         name = read_values(Path(folder or ".") / file).get(f"{role}_token")
         if name := name.get("content") if isinstance(name, dict) else name:
@@ -159,7 +177,7 @@ def special_token_id(tokenizer: Tokenizer, role: str, folder: str | Path | None 
     for name in names:
         if (token_id := tokenizer.token_to_id(name)) is not None:
             return int(token_id)
-    raise CheckpointError(f"the tokenizer has no {role} token ({' or '.join(names)}); take another tokenizer")
+    raise CheckpointError(f"the tokenizer has no {role} token ({' or '.join(ROLES[role])}); take another tokenizer")
 
 
 def special_token_ids(tokenizer: Tokenizer) -> list[int]:
