@@ -99,7 +99,7 @@ class Pipeline:
         *,
         revision: str | None = None,
         top_k: int | None = None,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         pooling: str | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
@@ -141,7 +141,7 @@ class Pipeline:
             )
         self.pooling = pooling or str(facts.get("pooling", "mean"))
         self.normalize = bool(facts.get("normalize", False)) if normalize is None else normalize
-        self._task = self._load(top_k, targets or ())
+        self._task = self._load(top_k, [targets] if isinstance(targets, str) else targets or ())
 
     @property
     def dtype(self) -> torch.dtype:

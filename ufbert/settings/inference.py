@@ -60,6 +60,8 @@ class InferenceSettings:
         if not self.text_column:
             raise ConfigError("inference.text_column is empty; name the column of the text")
         at_least("inference.top_k", self.top_k, 1)
+        if isinstance(self.targets, str):
+            object.__setattr__(self, "targets", (self.targets,) if self.targets else ())
         if any(not target for target in self.targets):
             raise ConfigError("inference.targets has an empty word; give words, such as --targets cat,dog")
         one_of("inference.pooling", self.pooling, (AUTO, *POOLINGS))
