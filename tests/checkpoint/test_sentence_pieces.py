@@ -31,7 +31,7 @@ TEXTS = [
     "ﬁne ½ (the) fox; dogs.",
     "say ``quick'' \"dog\"",
 ]
-CLASSES = {
+CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "XLMRobertaTokenizer": ("sentencepiece.bpe.model", "xlm-roberta", {}),
     "CamembertTokenizer": ("sentencepiece.bpe.model", "camembert", {"unk_id": 0, "bos_id": 1, "eos_id": 2}),
     "AlbertTokenizer": (
@@ -109,6 +109,16 @@ def test_alberts_keeps_capitals_and_accents_if_asked(tmp_path: Path) -> None:
         assert ours.encode(text, add_special_tokens=False).ids == processor.encode(text)
     assert ours.encode("a", "b").tokens[0] == "[CLS]"
     assert ours.encode("the [MASK] fox").tokens[2] == "[MASK]"
+
+
+def test_added_tokens_have_their_numbers_or_are_refused(tmp_path: Path) -> None:
+    write_model(tmp_path, "XLMRobertaTokenizer", "bpe")
+    entries = load_tokenizer(tmp_path).get_vocab_size()
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<mask>": entries - 1, "[URL]": entries}))
+    assert load_tokenizer(tmp_path).encode("the [URL]").ids[-2] == entries
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[URL]": entries + 2}))
+    with pytest.raises(CheckpointError, match=rf"\[URL\] has the number {entries + 2}, but would get {entries}"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_model_of_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         folder, file = path.parent, path
     if not path.is_file() and not (path.is_dir() and has_tokenizer(path)):
         raise CheckpointError(
-            f"{path}: no tokenizer there; give a folder with tokenizer.json, vocab.txt, vocab.json with merges.txt or a "
-            "SentencePiece model, or a file of the first two names"
+            f"{path}: no tokenizer there; give a folder with tokenizer.json, vocab.txt, vocab.json and merges.txt, or "
+            "a SentencePiece model, or a file of the first two names"
         )
     if path.is_dir() and not file.is_file():
         return _read_vocabulary(folder)

@@ -77,8 +77,10 @@ class TokenizerSettings:
     def add_tokens(self, tokenizer: Tokenizer, defaults: Mapping[str, str]) -> None:
         """Let `tokenizer` keep whole the added tokens, those of the roles that it has, and the additional special ones.
 
-        `defaults` are the roles' tokens where the settings name no other.
+        `defaults` are the roles' tokens where the settings name no other. Raises `CheckpointError` where an added
+        token cannot have its number.
         """
+        fresh = [n for n, token in self.added.items() if tokenizer.token_to_id(str(token.content)) is None]
         by_content = {str(token.content): token for token in self.added.values()}
         tokens = [self.added[number] for number in sorted(self.added)]
         for role in ROLES:
@@ -89,6 +91,12 @@ class TokenizerSettings:
         tokens += [_special(value) for value in _extra_tokens(self.values) if _content(value) not in by_content]
         for token in tokens:
             (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+        for number in sorted(fresh):
+            if (given := tokenizer.token_to_id(str(self.added[number].content))) != number:
+                raise CheckpointError(
+                    f"{self.folder}: the added token {self.added[number].content} has the number {number}, but would "
+                    f"get {given}: its vocabulary has other numbers; fetch the tokenizer's files again"
+                )
 
 
 def read_settings(folder: Path) -> TokenizerSettings:
