@@ -238,8 +238,9 @@ def test_the_filled_text_has_the_tokens_own_spaces(
 ) -> None:
     spelling = Spelling(make(), "<mask>")
     before, _, after = text.partition("<mask>")
-    token = spelling.text(spelling.tokenizer.token_to_id(piece))
-    assert spelling.fill(before, token, after) == filled
+    token_id = spelling.tokenizer.token_to_id(piece)
+    assert token_id is not None
+    assert spelling.fill(before, spelling.text(token_id), after) == filled
 
 
 def test_a_space_that_the_mask_leaves_stays() -> None:

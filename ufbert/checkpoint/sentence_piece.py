@@ -76,9 +76,10 @@ def read_sentence_piece(file: Path, settings: TokenizerSettings) -> Tokenizer:
         if piece.type in (CONTROL, USER_DEFINED) and tokenizer.token_to_id(piece.piece) is not None
     ]
     tokenizer.add_tokens(own)
+    defaults: dict[str, str | AddedToken] = dict(names)
     if owner == "CamembertTokenizer":
-        tokenizer.add_special_tokens([AddedToken(names["mask"], lstrip=True, special=True)])
-    settings.add_tokens(tokenizer, names)
+        defaults["mask"] = AddedToken(names["mask"], lstrip=True, special=True)
+    settings.add_tokens(tokenizer, defaults)
     bos, eos = names["bos"], names["eos"]
     if missing := [name for name in (bos, eos) if tokenizer.token_to_id(name) is None]:
         raise TokenizerError(f"{file}: not a vocabulary of {owner}: it lacks {', '.join(missing)}")

@@ -74,7 +74,7 @@ class TokenizerSettings:
         if sorted(fresh) != list(range(len(vocabulary), len(vocabulary) + len(fresh))):
             vocabulary.update({token: number for number, token in fresh.items()})
 
-    def add_tokens(self, tokenizer: Tokenizer, defaults: Mapping[str, str]) -> None:
+    def add_tokens(self, tokenizer: Tokenizer, defaults: Mapping[str, str | AddedToken]) -> None:
         """Let `tokenizer` keep whole the added tokens, those of the roles that it has, and the additional special ones.
 
         `defaults` are the roles' tokens where the settings name no other. Raises `CheckpointError` where an added
