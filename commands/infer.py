@@ -84,6 +84,13 @@ def infer(
     top_k: Annotated[
         int | None, typer.Option(help="Candidates for each mask.", show_default=str(DEFAULTS.top_k))
     ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD,WORD,...",
+            help="Score these words for each mask, one token each; all of them, or the --top-k best.",
+        ),
+    ] = None,
     pooling: Annotated[
         str | None,
         typer.Option(
@@ -164,6 +171,7 @@ def infer(
         "inference.pair_column": pair_column,
         "inference.keep_text": keep_text,
         "inference.top_k": top_k,
+        "inference.targets": targets.split(",") if targets is not None else None,
         "inference.pooling": pooling,
         "inference.normalize": normalize,
         "inference.max_length": max_length,

@@ -4,6 +4,7 @@
     ├── ConfigError                a key, value or combination in TOML, on the command line or in a config object
     ├── DataError                  an input file, column, row or data set
     ├── CheckpointError            a folder that is no checkpoint, of the wrong kind, damaged or foreign
+    │   └── TokenizerError         a vocabulary that belongs to a tokenizer that is not read
     ├── OutputError                a destination that exists, cannot be written or is full
     ├── BackendError               a backend, device or compiled kernel that is not to be had
     └── MissingExtraError          an optional dependency that is not installed
@@ -19,6 +20,7 @@ __all__ = [
     "DataError",
     "MissingExtraError",
     "OutputError",
+    "TokenizerError",
     "UfbertError",
 ]
 
@@ -37,6 +39,10 @@ class DataError(UfbertError, ValueError):
 
 class CheckpointError(UfbertError, ValueError):
     """A checkpoint that cannot be read, or that lacks the head the task needs."""
+
+
+class TokenizerError(CheckpointError):
+    """A vocabulary of a tokenizer that is not read here: a model's weights are of use without it, too."""
 
 
 class OutputError(UfbertError, OSError):

@@ -1,4 +1,4 @@
-"""The tokenizer of a folder: `tokenizer.json` or `vocab.txt` in, `tokenizer.json` out, which transformers reads too.
+"""The tokenizer of a folder: `tokenizer.json` or a vocabulary in, `tokenizer.json` out, which transformers reads too.
 
 A tokenizer is a `tokenizers.Tokenizer` throughout.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ from typing import Any
 # library would warn at every fork and turn its threads off.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer
 
-from ufbert.errors import CheckpointError
+from ufbert.errors import CheckpointError, TokenizerError
 
-from .git_lfs import refuse_git_lfs_pointer
+from .byte_pair import BYTE_LEVEL_CLASSES, CHARACTER_CLASSES, read_byte_pairs
+from .sentence_piece import SENTENCE_PIECE_CLASSES, SENTENCE_PIECE_FILES, read_sentence_piece
+from .tokenizer_settings import TokenizerSettings, read_settings, read_text, read_values
+from .word_piece import WORD_PIECE_CLASSES, read_word_piece
 
 __all__ = [
-    "PREFIX",
-    "SPECIAL_TOKENS",
-    "bert_tokenizer",
+    "has_tokenizer",
     "load_tokenizer",
     "padding_id",
     "save_tokenizer",
@@ -32,7 +34,6 @@ __all__ = [
     "without_padding",
 ]
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROLES = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
@@ -40,77 +41,94 @@ ROLES = {
     "sep": ("[SEP]", "</s>", "<sep>"),
     "mask": ("[MASK]", "<mask>"),
 }
-PREFIX = "##"
+# Names that say nothing of the rules.
+GENERAL_CLASSES = {"", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
+KNOWN_CLASSES = {
+    *GENERAL_CLASSES,
+    *WORD_PIECE_CLASSES,
+    *BYTE_LEVEL_CLASSES,
+    *CHARACTER_CLASSES,
+    *SENTENCE_PIECE_CLASSES,
+}
+BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
 
 
-def bert_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
-    model = models.WordPiece(
-        vocab=vocabulary, unk_token="[UNK]", max_input_chars_per_word=100, continuing_subword_prefix=PREFIX
-    )
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix=PREFIX)
-    if vocabulary:
-        tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")],
-        )
-    return tokenizer
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds the files of a tokenizer, of whatever kind."""
+    names = ("tokenizer.json", "vocab.txt", *SENTENCE_PIECE_FILES)
+    return any((folder / name).is_file() for name in names) or all((folder / n).is_file() for n in BYTE_PAIR_FILES)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a folder or file: `tokenizer.json`, or else BERT's `vocab.txt`.
+    """The tokenizer of a folder, or of a file `tokenizer.json` or `vocab.txt`.
 
-    It neither truncates nor pads, whatever the file says. Raises `CheckpointError`.
+    A folder's tokenizer.json is the tokenizer. Without it, that of BERT's `vocab.txt`, of the byte-pair encoding in
+    `vocab.json` and `merges.txt`, or of a SentencePiece model, with what the JSON files beside it set. It neither
+    truncates nor pads, whatever the file says. Raises `CheckpointError`, for a vocabulary of another tokenizer
+    `TokenizerError`, and `MissingExtraError` for a SentencePiece model without the extra.
     """
     path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    file = path
     if path.is_dir():
-        file = next((f for n in ("tokenizer.json", "vocab.txt") if (f := path / n).is_file()), path)
-    if not file.is_file():
+        folder, file = path, path / "tokenizer.json"
+    else:
+        folder, file = path.parent, path
+    if not path.is_file() and not (path.is_dir() and has_tokenizer(path)):
         raise CheckpointError(
-            f"{path}: no tokenizer there; give a folder with tokenizer.json or vocab.txt, or such a file"
+            f"{path}: no tokenizer there; give a folder with tokenizer.json, vocab.txt, vocab.json and merges.txt, or "
+            "a SentencePiece model, or a file of the first two names"
         )
-    refuse_git_lfs_pointer(file)
-    try:
-        content = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{file}: not a tokenizer: not UTF-8 at byte {error.start}") from error
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    if path.is_dir() and not file.is_file():
+        return _read_vocabulary(folder)
     if file.suffix == ".txt":
-        lines = content.removesuffix("\n").split("\n")
-        vocabulary = {token.removesuffix("\r"): i for i, token in enumerate(lines)}
-        if missing := [t for t in SPECIAL_TOKENS if t not in vocabulary]:
-            raise CheckpointError(f"{file}: not BERT's vocabulary: it lacks {', '.join(missing)}")
-        return bert_tokenizer(vocabulary, bool(_read_json(folder, "tokenizer_config.json").get("do_lower_case", True)))
+        return read_word_piece(file, _checked(read_settings(folder), file))
+    content = read_text(file)
     try:
         tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # the Rust library raises the bare class
         raise CheckpointError(f"{file}: not a tokenizer.json: {error}; fetch or write it again") from error
+    _add_missing(tokenizer, folder)
     return without_padding(tokenizer)
+
+
+def _add_missing(tokenizer: Tokenizer, folder: Path) -> None:
+    """Tokens that were added after tokenizer.json was written, as the Python tokenizers of transformers leave them."""
+    added = read_settings(folder).added
+    for number in sorted(added):
+        if tokenizer.token_to_id(str(added[number].content)) is None:
+            if number != max(tokenizer.get_vocab().values(), default=-1) + 1:
+                return  # of another vocabulary
+            (tokenizer.add_special_tokens if added[number].special else tokenizer.add_tokens)([added[number]])
+
+
+def _read_vocabulary(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder without tokenizer.json: of the kind that its class names, else by its files."""
+    model = next((folder / name for name in SENTENCE_PIECE_FILES if (folder / name).is_file()), None)
+    has_pairs = all((folder / name).is_file() for name in BYTE_PAIR_FILES)
+    pieces = folder / "vocab.txt"
+    files = [*([pieces] if pieces.is_file() else []), *([folder / "vocab.json"] if has_pairs else [])]
+    settings = _checked(read_settings(folder), (files or [model or folder])[0])
+    owner = settings.tokenizer_class
+    if model is not None and (owner in SENTENCE_PIECE_CLASSES or not files):
+        return read_sentence_piece(model, settings)
+    if has_pairs and (owner in BYTE_LEVEL_CLASSES | CHARACTER_CLASSES or not pieces.is_file()):
+        return read_byte_pairs(folder, settings)
+    return read_word_piece(pieces, settings)
+
+
+def _checked(settings: TokenizerSettings, file: Path) -> TokenizerSettings:
+    """The settings, if they name a class whose rules are known. Raises `TokenizerError` for another."""
+    if settings.tokenizer_class in KNOWN_CLASSES:
+        return settings
+    raise TokenizerError(
+        f"{file}: its vocabulary belongs to {settings.tokenizer_class}, whose rules are not known here, and read by "
+        "others it would give wrong tokens; put the model's tokenizer.json beside it, if there is one"
+    )
 
 
 def without_padding(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is no such file."""
-    file = folder / name
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not valid JSON: {error}; fetch or write it again") from error
-    return content if isinstance(content, dict) else {}
 
 
 def save_tokenizer(
@@ -131,13 +149,19 @@ def save_tokenizer(
         "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
-    for role, names in ROLES.items():
-        for name in names:
-            if tokenizer.token_to_id(name) is not None:
-                config[f"{role}_token"] = name
-                break
+    for role in ROLES:
+        if (name := next(_names(tokenizer, role), None)) is not None:
+            config[f"{role}_token"] = name
     (folder / "tokenizer.json").write_text(saved.to_str(pretty=True), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _names(tokenizer: Tokenizer, role: str) -> Iterator[str]:
+    """What the token of a role may be called in a tokenizer: the usual names, and a mask of another spelling."""
+    yield from (name for name in ROLES[role] if tokenizer.token_to_id(name) is not None)
+    if role == "mask":
+        special = (str(token.content) for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+        yield from (name for name in special if "mask" in name.lower())
 
 
 def special_token_id(tokenizer: Tokenizer, role: str, folder: str | Path | None = None) -> int:
@@ -146,15 +170,15 @@ def special_token_id(tokenizer: Tokenizer, role: str, folder: str | Path | None 
     With `folder`, what its tokenizer_config.json or special_tokens_map.json names comes first.
     Raises `CheckpointError` if the tokenizer has none.
     """
-    names = list(ROLES[role])
+    names = list(_names(tokenizer, role))
     for file in ("special_tokens_map.json", "tokenizer_config.json") if folder is not None else ():
-        name = _read_json(Path(folder or "."), file).get(f"{role}_token")
+        name = read_values(Path(folder or ".") / file).get(f"{role}_token")
         if name := name.get("content") if isinstance(name, dict) else name:
             names.insert(0, name)
     for name in names:
         if (token_id := tokenizer.token_to_id(name)) is not None:
             return int(token_id)
-    raise CheckpointError(f"the tokenizer has no {role} token ({' or '.join(names)}); take another tokenizer")
+    raise CheckpointError(f"the tokenizer has no {role} token ({' or '.join(ROLES[role])}); take another tokenizer")
 
 
 def special_token_ids(tokenizer: Tokenizer) -> list[int]:

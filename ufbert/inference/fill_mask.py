@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer
 
 from ufbert.checkpoint.tokenizer import special_token_id
 from ufbert.errors import ConfigError, DataError
@@ -18,10 +18,13 @@ from ufbert.text.batching import Example, Window
 from ufbert.text.long_texts import TextPart
 
 from .predictions import Prediction, Task, shortest
+from .spelling import Spelling
+from .targets import target_ids
 
 __all__ = ["FillMask"]
 
 COMMON_MASK = "[MASK]"
+DEFAULT_TOP_K = 5
 # Rows of vocabulary logits at a time: 512 x 32,768 float32 are 67 MB, whatever number of masks a batch has.
 DECODED_ROWS = 512
 
@@ -29,21 +32,33 @@ DECODED_ROWS = 512
 class FillMask(Task):
     """`{"masks": [[{"token", "probability"}, ... best first], ... a list per mask], "filled": text or None}`.
 
-    `filled` is the text with the best token in the place of its only mask. A continuation piece (`##ing`)
-    is joined to the word before the mask.
+    `filled` is the text with the best token in the place of its only mask, joined to the word before the mask where
+    the token goes on with it; `Spelling` says how tokens are written. With `targets` these words alone are
+    candidates, `top_k` or all of them, with their probabilities among all tokens.
     """
 
     columns = ("masks", "filled")
 
-    def __init__(self, model: UltraFastBertForMaskedLM, tokenizer: Tokenizer, folder: Path | None, top_k: int) -> None:
-        self.model, self.tokenizer, self.top_k = model, tokenizer, top_k
+    def __init__(
+        self,
+        model: UltraFastBertForMaskedLM,
+        tokenizer: Tokenizer,
+        folder: Path | None,
+        top_k: int | None = None,
+        targets: Sequence[str] = (),
+    ) -> None:
+        self.model = model
         self.mask_id = special_token_id(tokenizer, "mask", folder)
         self.mask = str(tokenizer.id_to_token(self.mask_id))
         # A model's vocabulary may be padded beyond the tokenizer's; those entries are no words.
         self.entries = max(tokenizer.get_vocab().values()) + 1
-        if not 1 <= top_k <= self.entries:
+        if top_k is not None and not 1 <= top_k <= self.entries:
             raise ConfigError(f"top_k must lie between 1 and the vocabulary's {self.entries}, not {top_k}")
-        self._spelling: dict[int, str] = {}
+        # None: all tokens are candidates.
+        self.targets = torch.tensor(target_ids(tokenizer, targets)) if targets else None
+        candidates = self.entries if self.targets is None else len(self.targets)
+        self.top_k = min(top_k or (DEFAULT_TOP_K if self.targets is None else candidates), candidates)
+        self.spelling = Spelling(tokenizer, self.mask)
 
     def prepare(self, example: Example) -> Example:
         """Let `[MASK]` stand for the tokenizer's own mask token."""
@@ -89,11 +104,16 @@ class FillMask(Task):
         candidates: list[list[dict[str, Any]]] = []
         for masked in hidden[rows, positions].split(DECODED_ROWS):
             logits = self.model.decode(masked).float()  # (rows, V)
-            best, tokens = logits[:, : self.entries].topk(self.top_k, dim=1)  # (rows, top_k)
+            if self.targets is None:
+                best, tokens = logits[:, : self.entries].topk(self.top_k, dim=1)  # (rows, top_k)
+            else:
+                targets = self.targets.to(logits.device)
+                best, places = logits[:, targets].topk(self.top_k, dim=1)
+                tokens = targets[places]
             probabilities = (best - logits.logsumexp(1, keepdim=True)).exp()
             for ids, values in zip(tokens.tolist(), shortest(probabilities), strict=True):
                 candidates.append(
-                    [{"token": self._spell(i), "probability": p} for i, p in zip(ids, values, strict=True)]
+                    [{"token": self.spelling.text(i), "probability": p} for i, p in zip(ids, values, strict=True)]
                 )
         masks: list[list[list[dict[str, Any]]]] = [[] for _ in examples]
         for row, found in zip(rows.tolist(), candidates, strict=True):
@@ -123,20 +143,7 @@ class FillMask(Task):
         masks = [best[place][1] for place in sorted(best)]
         return {"masks": masks, "filled": self._fill(example, masks[0][0]["token"]) if len(masks) == 1 else None}
 
-    def _spell(self, token_id: int) -> str:
-        if token_id not in self._spelling:
-            text = self.tokenizer.decode([token_id], skip_special_tokens=False)
-            self._spelling[token_id] = text or str(self.tokenizer.id_to_token(token_id))
-        return self._spelling[token_id]
-
     def _fill(self, example: Example, token: str) -> str:
         text = example.text if self.mask in example.text else example.pair or example.text
         before, _, after = text.partition(self.mask)
-        if isinstance(self.tokenizer.decoder, decoders.ByteLevel):
-            continues = token[:1].isalnum()  # a byte-level token holds the space before its word
-        else:
-            continues = token.startswith("##") and len(token) > 2
-            token = token.removeprefix("##") if continues else token
-        if continues and before.strip():
-            before = before.rstrip()
-        return before + token.strip() + after
+        return self.spelling.fill(before, token, after)

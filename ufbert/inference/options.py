@@ -17,7 +17,7 @@ TASKS = {
     "UltraFastBertForSequenceClassification": "classify",
     "UltraFastBertModel": "embed",
 }
-OWNERS = {"top_k": "fill-mask", "pooling": "embed", "normalize": "embed"}
+OWNERS = {"top_k": "fill-mask", "targets": "fill-mask", "pooling": "embed", "normalize": "embed"}
 """The options that one task alone has."""
 
 

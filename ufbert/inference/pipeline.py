@@ -69,7 +69,8 @@ class Pipeline:
     `task` is `fill-mask`, `classify` or `embed`; by default what the checkpoint was made for. A text's result:
 
     - fill-mask: `{"masks": [[{"token", "probability"}, ...], ...], "filled": str | None}`, a list of the
-      `top_k` (5) best tokens for each mask, and the text filled if it has one mask;
+      `top_k` (5) best tokens for each mask, and the text filled if it has one mask; with `targets`, words that are
+      one token each, the probabilities of these alone;
     - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model (`{"values"}`
       for one of several values), `{"labels", "scores"}` for one that gives a text any number of labels: those of
       probability 0.5 and above; a cross-encoder's score is that of sentence-transformers;
@@ -100,6 +101,7 @@ class Pipeline:
         *,
         revision: str | None = None,
         top_k: int | None = None,
+        targets: str | Sequence[str] | None = None,
         pooling: str | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
@@ -113,7 +115,7 @@ class Pipeline:
         self.folder = locate_checkpoint(folder, revision)
         self.config = read_config(self.folder)
         self.task = choose_task(task, self.config, str(folder))
-        check_relevance(self.task, top_k=top_k, pooling=pooling, normalize=normalize)
+        check_relevance(self.task, top_k=top_k, targets=targets or None, pooling=pooling, normalize=normalize)
         self.device = choose_device(device)
         self.precision = choose_inference_precision(precision, self.device)
         # A folder that sentence-transformers has saved since says more than where its weights once came from.
@@ -142,7 +144,7 @@ class Pipeline:
             )
         self.pooling = pooling or str(facts.get("pooling", "mean"))
         self.normalize = bool(facts.get("normalize", False)) if normalize is None else normalize
-        self._task = self._load(5 if top_k is None else top_k)
+        self._task = self._load(top_k, [targets] if isinstance(targets, str) else targets or ())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -245,11 +247,11 @@ class Pipeline:
     def _tensor(self, array: np.typing.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def _load(self, top_k: int) -> Task:
+    def _load(self, top_k: int | None, targets: Sequence[str]) -> Task:
         if self.task == "fill-mask":
             masked_lm = UltraFastBertForMaskedLM.from_pretrained(self.folder)
             self._prepare(masked_lm)
-            return FillMask(masked_lm, self.tokenizer, self.folder, top_k)
+            return FillMask(masked_lm, self.tokenizer, self.folder, top_k, targets)
         if self.task == "classify":
             classifier = UltraFastBertForSequenceClassification.from_pretrained(self.folder)
             self._prepare(classifier)

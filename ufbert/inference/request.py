@@ -85,6 +85,9 @@ def build_pipeline(request: InferenceRequest) -> Pipeline:
         irrelevant.add("backend")
     irrelevant -= request.asked
 
+    if settings.targets and "top_k" not in request.asked:
+        irrelevant.add("top_k")  # the best of all tokens; of those named, all are wanted
+
     def option(name: str) -> Any:
         value = getattr(settings, name)
         return None if value == AUTO or name in irrelevant else value
@@ -93,6 +96,7 @@ def build_pipeline(request: InferenceRequest) -> Pipeline:
         folder,
         task,
         top_k=option("top_k"),
+        targets=option("targets"),
         pooling=option("pooling"),
         normalize=option("normalize"),
         max_length=option("max_length"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ufbert.errors import ConfigError
@@ -31,6 +32,8 @@ class InferenceSettings:
     """Whether the output repeats the text."""
     top_k: int = 5
     """`fill-mask`: candidates for each mask."""
+    targets: Sequence[str] = ()
+    """`fill-mask`: the words to give the probabilities of, a token each; none takes the `top_k` best of all tokens."""
     pooling: str = AUTO
     """`embed`: the tokens' `mean` or the first token's state, `cls`; `auto` is the checkpoint's own, or `mean`."""
     normalize: bool | str = AUTO
@@ -57,6 +60,10 @@ class InferenceSettings:
         if not self.text_column:
             raise ConfigError("inference.text_column is empty; name the column of the text")
         at_least("inference.top_k", self.top_k, 1)
+        if isinstance(self.targets, str):
+            object.__setattr__(self, "targets", (self.targets,) if self.targets else ())
+        if any(not target for target in self.targets):
+            raise ConfigError("inference.targets has an empty word; give words, such as --targets cat,dog")
         one_of("inference.pooling", self.pooling, (AUTO, *POOLINGS))
         if isinstance(self.normalize, str) and self.normalize != AUTO:
             raise ConfigError(f"inference.normalize must be true, false or auto, not {self.normalize!r}")

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Regex, Tokenizer, normalizers, trainers
 
-from ufbert.checkpoint.tokenizer import PREFIX, SPECIAL_TOKENS, bert_tokenizer, padding_id, without_padding
+from ufbert.checkpoint.tokenizer import padding_id, without_padding
+from ufbert.checkpoint.word_piece import PREFIX, SPECIAL_TOKENS, bert_tokenizer
 from ufbert.errors import ConfigError, DataError
 
 __all__ = [

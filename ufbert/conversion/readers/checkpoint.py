@@ -110,10 +110,12 @@ def load_checkpoint(
         facts["source_revision"] = revision
     model = build_model(reading, facts)
     tokenizer, note = read_tokenizer(folder, root)
-    if tokenizer is not None and tokenizer.get_vocab_size() > reading.config.vocab_size:
+    # Numbers may have gaps, so the greatest one counts.
+    entries = max(tokenizer.get_vocab().values(), default=-1) + 1 if tokenizer is not None else 0
+    if entries > reading.config.vocab_size:
         raise CheckpointError(
-            f"{folder}: its tokenizer has {tokenizer.get_vocab_size()} entries, the model only "
-            f"{reading.config.vocab_size}; they do not belong together"
+            f"{folder}: its tokenizer has {entries} entries, the model only {reading.config.vocab_size}; "
+            "they do not belong together"
         )
     notes = [*reading.notes, *([note] if note else [])]
     if unread := unread_modules(root):
