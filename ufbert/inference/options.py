@@ -17,7 +17,10 @@ TASKS = {
     "UltraFastBertForSequenceClassification": "classify",
     "UltraFastBertModel": "embed",
 }
-OWNERS = {"top_k": "fill-mask", "pooling": "embed", "normalize": "embed"}
+OWNERS = {
+    "top_k": "fill-mask",
+    **dict.fromkeys(("pooling", "normalize", "prompt", "truncate_dim"), "embed"),
+}
 """The options that one task alone has."""
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ufbert.checkpoint.poolings import POOLINGS
 from ufbert.errors import ConfigError
 
 from .checks import at_least, one_of
 
-__all__ = ["AUTO", "LONG_TEXTS", "POOLINGS", "PRECISIONS", "TASKS", "InferenceSettings"]
+__all__ = ["AUTO", "LONG_TEXTS", "PRECISIONS", "TASKS", "InferenceSettings"]
 
 AUTO = "auto"
 TASKS = ("fill-mask", "classify", "embed")
-POOLINGS = ("mean", "cls")
 PRECISIONS = ("float32", "bfloat16", "int8")
 LONG_TEXTS = ("truncate", "window")
 
@@ -32,9 +32,15 @@ class InferenceSettings:
     top_k: int = 5
     """`fill-mask`: candidates for each mask."""
     pooling: str = AUTO
-    """`embed`: the tokens' `mean` or the first token's state, `cls`; `auto` is the checkpoint's own, or `mean`."""
+    """`embed`: `mean`, `cls`, `max`, `mean_sqrt_len_tokens`, `weightedmean` or `lasttoken` of the tokens' states, or
+    several joined by `+`; `auto` is the checkpoint's own, or `mean`."""
     normalize: bool | str = AUTO
     """`embed`: whether vectors have length 1; `auto` is what the checkpoint's own have, or no."""
+    prompt: str = AUTO
+    """`embed`: stands before each text; the name of one of the checkpoint's prompts, or a text; empty for none;
+    `auto` is the checkpoint's default prompt."""
+    truncate_dim: int | str = AUTO
+    """`embed`: numbers that are kept, from the front; `auto` is the checkpoint's own, or all."""
     max_length: int | str = AUTO
     """Tokens of a text, special ones included; `auto` is the model's maximum, or of its embeddings."""
     long_text: str = "truncate"
@@ -57,10 +63,12 @@ class InferenceSettings:
         if not self.text_column:
             raise ConfigError("inference.text_column is empty; name the column of the text")
         at_least("inference.top_k", self.top_k, 1)
-        one_of("inference.pooling", self.pooling, (AUTO, *POOLINGS))
+        if self.pooling != AUTO:
+            for name in self.pooling.split("+"):
+                one_of("inference.pooling", name, (AUTO, *POOLINGS) if name == self.pooling else POOLINGS)
         if isinstance(self.normalize, str) and self.normalize != AUTO:
             raise ConfigError(f"inference.normalize must be true, false or auto, not {self.normalize!r}")
-        for name, least in (("max_length", 1), ("stride", 0), ("batch_size", 1), ("threads", 1)):
+        for name, least in (("truncate_dim", 1), ("max_length", 1), ("stride", 0), ("batch_size", 1), ("threads", 1)):
             value = getattr(self, name)
             if not isinstance(value, str):
                 at_least(f"inference.{name}", value, least)

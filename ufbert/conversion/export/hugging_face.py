@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from ufbert.checkpoint.sentence_transformers import write_embedding_facts
+from ufbert.checkpoint.embedder_files import write_embedder
 from ufbert.checkpoint.tokenizer import save_tokenizer
 from ufbert.conversion.readers.checkpoint import encoder_of
 from ufbert.errors import CheckpointError
@@ -26,7 +26,7 @@ from ufbert.model.fff import FFF
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel
 
-__all__ = ["write_hugging_face"]
+__all__ = ["graph_config", "write_hugging_face"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,26 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
     head, architecture = _head_state(model, config, target, notes)
     if head:
         state = {target.base + key: tensor for key, tensor in state.items()} | head
+    values = _whole_config(config, target, architecture)
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder, model.longest_tokenized)
+    write_embedder(model.embedder, config.hidden_size, config.max_position_embeddings, folder)
+    return notes
+
+
+def graph_config(model: PretrainedModel) -> dict[str, Any]:
+    """The `config.json` for a graph of the model: transformers' own for a network that it has, else ours."""
+    try:
+        target = _target(model.config, "")
+    except CheckpointError:
+        return model.config.replace(architectures=(type(model).__name__,)).to_dict()
+    return _whole_config(model.config, target, _head_state(model, model.config, target, [])[1])
+
+
+def _whole_config(config: UltraFastBertConfig, target: _Target, architecture: str) -> dict[str, Any]:
     values = _config_values(config, target) | {"architectures": [target.class_prefix + architecture]}
     if architecture == "ForSequenceClassification":
         values |= {
@@ -91,13 +111,7 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
             "label2id": {label: i for i, label in enumerate(config.label_names)},
             "problem_type": config.problem_type,
         }
-    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    if tokenizer is not None:
-        save_tokenizer(tokenizer, folder, config.max_position_embeddings)
-    write_embedding_facts(config.provenance, config.hidden_size, folder)
-    return notes
+    return values
 
 
 def _config_values(config: UltraFastBertConfig, target: _Target) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import torch
 from tokenizers import Tokenizer
 
 from ufbert.checkpoint.folder import locate_checkpoint, read_json
-from ufbert.checkpoint.sentence_transformers import read_embedding_facts, transformer_folder, unread_modules
+from ufbert.checkpoint.sentence_transformers import read_embedder, transformer_folder
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.model.config import MODEL_TYPE
+from ufbert.model.embedding_layers import embedding_size
 from ufbert.model.encoder import Embeddings, UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel, read_config
@@ -60,8 +61,7 @@ def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCh
     """
     folder = locate_checkpoint(source, revision)
     root = folder
-    if not (folder / "config.json").is_file():
-        folder = transformer_folder(folder) or folder
+    folder = transformer_folder(root) or root
     values = read_json(folder / "config.json")
     model_type = values.get("model_type")
     if model_type == MODEL_TYPE:
@@ -76,19 +76,23 @@ def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCh
         reading: Reading = reader.read(ForeignConfig(values, str(folder / "config.json")), ForeignTensors.load(folder))
     except ConfigError as error:  # a value out of range
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    facts = {"source": str(source), "source_model_type": model_type, **read_embedding_facts(root)}
+    facts = {"source": str(source), "source_model_type": model_type}
     if revision is not None:
         facts["source_revision"] = revision
     model = build_model(reading, facts)
+    embedder = read_embedder(root)
+    try:
+        embedding_size(embedder, reading.config.hidden_size)
+    except CheckpointError as error:
+        raise CheckpointError(f"{root}: {error}") from error
+    model.take_embedder(embedder)
     tokenizer, note = read_tokenizer(folder, root)
     if tokenizer is not None and tokenizer.get_vocab_size() > reading.config.vocab_size:
         raise CheckpointError(
             f"{folder}: its tokenizer has {tokenizer.get_vocab_size()} entries, the model only "
             f"{reading.config.vocab_size}; they do not belong together"
         )
-    notes = [*reading.notes, *([note] if note else [])]
-    if unread := unread_modules(root):
-        notes.append(f"left behind, so that embeddings are not the original's: {', '.join(unread)} of modules.json")
+    notes = [*reading.notes, *([note] if note else []), *embedder.notes]
     return LoadedCheckpoint(str(source), model_type, model, tokenizer, notes)
 
 
@@ -101,8 +105,6 @@ def _load_ours(name: str, folder: Path) -> LoadedCheckpoint:
         )
     tokenizer, note = read_tokenizer(folder, folder)
     model = MODELS[kind].from_pretrained(folder)
-    # sentence-transformers may have saved the folder since.
-    model.config = config.replace(provenance={**config.provenance, **read_embedding_facts(folder)})
     return LoadedCheckpoint(name, MODEL_TYPE, model, tokenizer, [note] if note else [])
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ufbert.checkpoint.folder import read_json
+from ufbert.checkpoint.folder import read_json, read_pickled_tensors
 from ufbert.checkpoint.git_lfs import refuse_git_lfs_pointer
 from ufbert.errors import CheckpointError
 from ufbert.model.config import UltraFastBertConfig
@@ -97,7 +95,7 @@ class ForeignTensors:
     @classmethod
     def load(cls, folder: Path) -> ForeignTensors:
         """safetensors, whole or in shards, or else `pytorch_model.bin`, unpickled weights-only."""
-        for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pickle)):
+        for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", read_pickled_tensors)):
             if (file := folder / name).is_file():
                 return cls(read(file), file)
             if (index := folder / f"{name}.index.json").is_file():
@@ -170,24 +168,3 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file}: no such file, but the checkpoint's index names it; fetch it again") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: damaged or not a safetensors file ({error}); fetch it again") from error
-
-
-def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
-    refuse_git_lfs_pointer(file)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file}: no such file, but the checkpoint's index names it; fetch it again") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file}: holds more than tensors, and unpickling that could run code, so it was not read; "
-            "take a safetensors version of the model, or save its state_dict alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[:1]
-        raise CheckpointError(f"{file}: damaged or not a torch file ({' '.join(reason)}); fetch it again") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise CheckpointError(f"{file}: holds no state_dict (names with tensors)")
-    return content
