@@ -367,8 +367,25 @@ def other_settings(**values: Any) -> Callable[[Path], None]:
     return change
 
 
+def word_embeddings(folder: Path) -> None:
+    """No model of transformers at all, and none of its files."""
+    declare(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0] = {"path": "0_WordEmbeddings", "type": "sentence_transformers.models.WordEmbeddings"}
+    write(folder / "modules.json", modules)
+    (folder / "config.json").unlink()
+
+
+def cut_at_the_front(folder: Path) -> None:
+    declare(folder)
+    values = json.loads((folder / "tokenizer_config.json").read_text())
+    write(folder / "tokenizer_config.json", {**values, "truncation_side": "left"})
+
+
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "LSTM": (lambda folder: declare(folder, layers=("LSTM",)), "LSTM behind the Pooling cannot be expressed"),
+    "words": (word_embeddings, "starts with WordEmbeddings, which cannot be expressed; a Transformer must"),
+    "front": (cut_at_the_front, "truncation_side is 'left'; long texts can only be cut at their end"),
     "before": (module_before_pooling, "WeightedLayerPooling follows the Transformer, which cannot be expressed"),
     "pooling": (new_modes("attention"), "the pooling ['attention'] is not known; known: cls, max, mean,"),
     "flag": (lambda f: declare(f, {"pooling_mode_attention": True}), "the pooling ['pooling_mode_attention'] is not"),

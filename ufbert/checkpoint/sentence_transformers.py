@@ -111,7 +111,11 @@ def _declared(folder: Path, modules: list[dict[str, Any]], tokenizer_length: int
     if kinds[1:2] != ["Pooling"]:
         found = f"{kinds[1]} follows" if len(kinds) > 1 else "nothing follows"
         raise CheckpointError(f"{where}: {found} the {kinds[0]}, which cannot be expressed; a Pooling must")
-    settings = _settings(_path(folder, modules[0]), tokenizer_length)
+    transformer = _path(folder, modules[0])
+    settings = _settings(transformer, tokenizer_length)
+    tokenizer_file = transformer / "tokenizer_config.json"
+    if _values(tokenizer_file).get("truncation_side", "right") != "right":
+        raise CheckpointError(f"{tokenizer_file}: truncation_side is 'left'; long texts can only be cut at their end")
     pooling, include_prompt = _pooling(_path(folder, modules[1]) / "config.json")
     layers: list[EmbeddingLayer] = []
     for module, kind in zip(modules[2:], kinds[2:], strict=True):

@@ -61,11 +61,15 @@ def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCh
     """
     folder = locate_checkpoint(source, revision)
     root = folder
+    embedder = read_embedder(root)  # first, as modules that cannot be expressed may have no config.json
     folder = transformer_folder(root) or root
     values = read_json(folder / "config.json")
     model_type = values.get("model_type")
     if model_type == MODEL_TYPE:
-        return _load_ours(str(source), folder)
+        loaded = _load_ours(str(source), folder)
+        if embedder.declared:
+            loaded.model.take_embedder(embedder)
+        return loaded
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(sorted([*FAMILIES, MODEL_TYPE]))
         raise CheckpointError(
@@ -80,7 +84,6 @@ def load_checkpoint(source: str | Path, revision: str | None = None) -> LoadedCh
     if revision is not None:
         facts["source_revision"] = revision
     model = build_model(reading, facts)
-    embedder = read_embedder(root)
     try:
         embedding_size(embedder, reading.config.hidden_size)
     except CheckpointError as error:
