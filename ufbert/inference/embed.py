@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +123,7 @@ def _choose_prompt(embedder: Embedder, prompt: str | None) -> str:
 def lowercase_first(tokenizer: Tokenizer) -> Tokenizer:
     """A copy that lowercases every text before anything else, unless it has such a step already."""
     own = tokenizer.normalizer
-    steps = list(own) if isinstance(own, normalizers.Sequence) else [] if own is None else [own]
+    steps = list(cast(Any, own)) if isinstance(own, normalizers.Sequence) else [] if own is None else [own]
     if any(isinstance(step, normalizers.Lowercase) for step in steps):
         return tokenizer
     copy = Tokenizer.from_str(tokenizer.to_str())
@@ -130,13 +131,20 @@ def lowercase_first(tokenizer: Tokenizer) -> Tokenizer:
     return copy
 
 
-def count_prompt_tokens(embedding: Embedding, tokenizer: Tokenizer, max_length: int) -> Embedding:
+def count_prompt_tokens(
+    embedding: Embedding, tokenizer: Tokenizer, max_length: int, *, windows: bool = False
+) -> Embedding:
     """With the number of tokens that are not pooled: the prompt's and what the tokenizer puts before it.
 
-    Raises `ConfigError` where they leave no token to pool.
+    Raises `ConfigError` where they leave no token to pool, or where texts are read in windows.
     """
     if embedding.embedder.include_prompt or not embedding.prompt:
         return embedding
+    if windows:
+        raise ConfigError(
+            "the checkpoint leaves its prompt out of the pooling, which long_text 'window' cannot, as only the "
+            "first window holds it; truncate, or give an empty prompt"
+        )
     ids = encode_batch(tokenizer, [embedding.prompt], max_length=max_length).input_ids[0]
     tokens = len(ids) - int(len(ids) > 0 and int(ids[-1]) in special_token_ids(tokenizer))
     if tokens >= max_length - tokenizer.num_special_tokens_to_add(False):

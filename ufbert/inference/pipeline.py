@@ -149,18 +149,15 @@ class Pipeline:
         self.tokenizer = load_tokenizer(self.folder)
         if embedder.do_lower_case:
             self.tokenizer = lowercase_first(self.tokenizer)
-        self.embedding = count_prompt_tokens(embedding, self.tokenizer, self.max_length)
         self.overlap = choose_overlap(self.tokenizer, self.max_length, long_text, stride)
+        self.embedding = count_prompt_tokens(
+            embedding, self.tokenizer, self.max_length, windows=self.overlap is not None
+        )
         entries = max(self.tokenizer.get_vocab().values(), default=0) + 1
         if entries > self.config.vocab_size:
             raise CheckpointError(
                 f"{folder}: its tokenizer has {entries} entries, its model only {self.config.vocab_size}; "
                 "put the tokenizer there that the model was trained with"
-            )
-        if self.overlap is not None and self.embedding.prompt_tokens:
-            raise ConfigError(
-                "the checkpoint leaves its prompt out of the pooling, which long_text 'window' cannot, as only the "
-                "first window holds it; truncate, or give an empty prompt"
             )
         self._task = self._load(5 if top_k is None else top_k)
 
