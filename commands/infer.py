@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ufbert.settings.inference import AUTO, LONG_TEXTS, POOLINGS, PRECISIONS, TASKS, InferenceSettings
+from ufbert.checkpoint.poolings import POOLINGS
+from ufbert.settings.inference import AUTO, LONG_TEXTS, PRECISIONS, TASKS, InferenceSettings
 
 from .shared_options import (
     ConfigOption,
@@ -95,7 +96,7 @@ def infer(
         str | None,
         typer.Option(
             metavar="|".join((AUTO, *POOLINGS)),
-            help="Embedding from the tokens' mean or from cls; auto: the checkpoint's, or mean.",
+            help="Embedding from the tokens' states; several joined by +; auto: the checkpoint's, or mean.",
             show_default=DEFAULTS.pooling,
         ),
     ] = None,
@@ -105,6 +106,21 @@ def infer(
             "--normalize/--no-normalize",
             help="Embeddings of length 1; auto: the checkpoint's, or not.",
             show_default=str(DEFAULTS.normalize),
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|TEXT",
+            help="Before each text to embed: a prompt of the checkpoint, or a text; '' for none; auto: its default.",
+            show_default=DEFAULTS.prompt,
+        ),
+    ] = None,
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep so many numbers of an embedding; auto: the checkpoint's, or all.",
+            show_default=str(DEFAULTS.truncate_dim),
         ),
     ] = None,
     max_length: Annotated[
@@ -174,6 +190,8 @@ def infer(
         "inference.targets": targets.split(",") if targets is not None else None,
         "inference.pooling": pooling,
         "inference.normalize": normalize,
+        "inference.prompt": prompt,
+        "inference.truncate_dim": truncate_dim,
         "inference.max_length": max_length,
         "inference.long_text": long_text,
         "inference.stride": stride,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -147,11 +148,13 @@ def test_onnx_computes_the_same(
     source = dense if kind == "dense" else tiny_checkpoints[kind]
     code, err = run_convert(capsys, source, tmp_path / "out", "--to", "onnx")
     assert code == 0, err
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "model.onnx",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
+    embedder = ["1_Pooling", "2_Normalize", "modules.json", "sentence_bert_config.json"] if kind == "dense" else []
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        ["config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json", *embedder]
+    )
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    expected = ("bert", ["BertForMaskedLM"]) if kind == "dense" else ("ultrafastbert", ["UltraFastBertForMaskedLM"])
+    assert (config["model_type"], config["architectures"]) == expected
     model = load_checkpoint(source).model
     session = ReferenceEvaluator(str(tmp_path / "out" / "model.onnx"))
     for rows, length in ((1, 3), (3, 12)):  # neither is the size it was traced with

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ufbert import FFF, UltraFastBertConfig
-from ufbert.checkpoint.sentence_transformers import read_embedding_facts
 from ufbert.cmm.reference import paths
 from ufbert.conversion.distillation.layer_inputs import LayerSample
 from ufbert.conversion.distillation.layer_regression import relative_error
@@ -168,18 +166,3 @@ def test_the_mean_output_has_relative_error_one() -> None:
         assert constant.b_out is not None
         constant.b_out.copy_(y.mean(0))
     assert relative_error(constant, teacher, LayerSample(x, y), y.mean(0)) == pytest.approx(1.0, abs=1e-5)
-
-
-def test_sentence_transformers_folders_of_both_kinds(tmp_path: Path) -> None:
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text(
-        '{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": false}'
-    )
-    (tmp_path / "modules.json").write_text(
-        '[{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},'
-        ' {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]'
-    )
-    (tmp_path / "0_Transformer").mkdir()
-    (tmp_path / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 128}')
-    assert read_embedding_facts(tmp_path) == {"pooling": "cls", "normalize": False, "max_seq_length": 128}
-    assert read_embedding_facts(tmp_path / "1_Pooling") == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +15,10 @@ from safetensors.torch import load_file
 
 import ufbert
 from ufbert import Pipeline, UltraFastBertConfig
-from ufbert.checkpoint.sentence_transformers import read_embedding_facts, write_embedding_facts
+from ufbert.checkpoint.embedder import Embedder
+from ufbert.checkpoint.embedder_files import write_embedder
 from ufbert.checkpoint.tokenizer import load_tokenizer
-from ufbert.conversion import ConversionRequest, convert_checkpoint, load_checkpoint
+from ufbert.conversion import ConversionRequest, convert_checkpoint
 from ufbert.errors import ConfigError, DataError
 from ufbert.model.pretrained import read_config
 
@@ -323,7 +323,7 @@ def test_a_converted_model_embeds_like_its_original(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "original" / name).write_text((tiny_checkpoints["encoder"] / name).read_text())
     facts = {"pooling": pooling, "normalize": normalize, "max_seq_length": 8}
-    write_embedding_facts(facts, 32, tmp_path / "original")
+    write_embedder(Embedder.from_facts(facts), 32, 32, tmp_path / "original")
     convert_checkpoint(ConversionRequest(tmp_path / "original", tmp_path / "ours"))
     convert_checkpoint(ConversionRequest(tmp_path / "ours", tmp_path / "dense", to="dense"))
     wanted = embeddings_of(tmp_path / "original").encode(TEXTS)
@@ -348,34 +348,8 @@ def test_what_sentence_transformers_saves_we_embed_alike(tiny_checkpoints: dict[
     np.testing.assert_allclose(embeddings_of(tmp_path / "copy").encode(TEXTS), expected, atol=1e-5)
 
 
-def test_a_module_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
-    config = transformers.BertConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48
-    )
-    transformers.BertModel(config).save_pretrained(tmp_path)
-    write_embedding_facts({"pooling": "mean"}, 32, tmp_path)
-    assert not any("modules.json" in note for note in load_checkpoint(tmp_path).notes)
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    note = "left behind, so that embeddings are not the original's: Dense of modules.json"
-    assert note in load_checkpoint(tmp_path).notes
-
-
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken", "cls+mean", "weightedmean"])
-def test_embedding_facts_go_there_and_back(pooling: str, tmp_path: Path) -> None:
-    facts = {"pooling": pooling, "normalize": pooling == "max"}
-    write_embedding_facts({**facts, "source": "elsewhere"}, 32, tmp_path)
-    read = read_embedding_facts(tmp_path)
-    assert set(read.pop("pooling").split("+")) == set(pooling.split("+"))
-    assert read == {"normalize": pooling == "max"}
-    modes = json.loads((tmp_path / "1_Pooling" / "config.json").read_text())
-    assert modes["word_embedding_dimension"] == 32
-    assert sum(v is True for v in modes.values()) == len(pooling.split("+"))
-
-
 def test_no_pooling_no_files(tmp_path: Path) -> None:
-    write_embedding_facts({"source": "elsewhere", "max_seq_length": 8}, 32, tmp_path)
+    write_embedder(Embedder(max_seq_length=8), 32, 16, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

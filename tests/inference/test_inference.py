@@ -353,7 +353,7 @@ def test_the_default_task_is_what_the_checkpoint_was_made_for(tiny_checkpoints: 
         ({"top_k": 10**6}, "top_k must lie between 1 and"),
         ({"max_length": 33}, "max_length must lie between 1 and the model's maximum of 32, not 33"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"task": "embed", "pooling": "max"}, "unknown pooling 'max'; known: mean, cls"),
+        ({"task": "embed", "pooling": "mean+median"}, "unknown pooling 'median'; known: cls, max, mean, mean_sqrt_len"),
         ({"precision": "int3"}, "unknown precision 'int3'"),
         ({"backend": "abacus"}, "unknown backend 'abacus'"),
         ({"device": "abacus"}, "unknown device 'abacus'"),
@@ -412,7 +412,7 @@ def test_bfloat16_changes_little_and_stores_the_matrices_once(tiny_checkpoints: 
     model = masked_lm._task.model  # type: ignore[attr-defined]
     assert model.decoder.weight.dtype == torch.bfloat16
     assert model.encoder.embeddings.word.weight.dtype == torch.float32
-    assert model.encoder.layers[0].feedforward.w_in.dtype == torch.bfloat16
+    assert model.encoder.layers[0].feedforward.trees.w_in.dtype == torch.bfloat16
     (result,) = masked_lm(["a [MASK] dog"])
     (expected,) = float32(tiny_checkpoints["masked_lm"])(["a [MASK] dog"])
     assert isinstance(result, dict)

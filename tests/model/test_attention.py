@@ -79,8 +79,8 @@ def test_alibi_lowers_scores_by_the_distance(masked: bool) -> None:
                 expected[text, at, head] = scores.softmax(0) @ value[text, :seen, head]
     torch.testing.assert_close(attention(x, mask), attention.output(expected.view(2, 10, 32)))
     float_mask = alibi_bias(4, 10, torch.float64, x.device)
-    rows = [part.transpose(1, 2) for part in (query, key, value)]
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     torch.testing.assert_close(
-        _attend_by_products(*rows, attn_mask=float_mask, dropout_p=0.0),
-        F.scaled_dot_product_attention(*rows, attn_mask=float_mask),
+        _attend_by_products(query, key, value, attn_mask=float_mask, dropout_p=0.0),
+        F.scaled_dot_product_attention(query, key, value, attn_mask=float_mask),
     )

@@ -1,7 +1,7 @@
 """A checkpoint's folder: where it is, and its files read and written with errors that say what to do.
 
 `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`, `README.md`, and the files of
-`sentence_transformers` where a converted model embeds in a way of its own. Nothing here unpickles anything.
+`sentence_transformers` where a converted model embeds in a way of its own. Nothing is unpickled but tensors.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "locate_checkpoint",
     "read_json",
+    "read_pickled_tensors",
     "read_tensors",
     "write_tensors",
 ]
@@ -79,6 +81,29 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path}: no such file; {path.parent} is not a checkpoint") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not a safetensors file: {error}") from error
+
+
+def read_pickled_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a torch file, unpickled weights-only. Raises `CheckpointError`."""
+    refuse_git_lfs_pointer(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: no such file, but the checkpoint's index names it; fetch it again") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file}: holds more than tensors, and unpickling that could run code, so it was not read; "
+            "take a safetensors version of the model, or save its state_dict alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise CheckpointError(f"{file}: damaged or not a torch file ({' '.join(reason)}); fetch it again") from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
+        raise CheckpointError(f"{file}: holds no state_dict (names with tensors)")
+    return content
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:

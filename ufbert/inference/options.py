@@ -17,7 +17,10 @@ TASKS = {
     "UltraFastBertForSequenceClassification": "classify",
     "UltraFastBertModel": "embed",
 }
-OWNERS = {"top_k": "fill-mask", "targets": "fill-mask", "pooling": "embed", "normalize": "embed"}
+OWNERS = {
+    **dict.fromkeys(("top_k", "targets"), "fill-mask"),
+    **dict.fromkeys(("pooling", "normalize", "prompt", "truncate_dim"), "embed"),
+}
 """The options that one task alone has."""
 
 

@@ -21,8 +21,9 @@ import numpy.typing as npt
 import torch
 
 from ufbert.checkpoint.cross_encoder import read_score_activation
+from ufbert.checkpoint.embedder import Embedder
 from ufbert.checkpoint.folder import CONFIG_FILE, locate_checkpoint, read_json
-from ufbert.checkpoint.sentence_transformers import read_embedding_facts
+from ufbert.checkpoint.sentence_transformers import read_embedder
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.cmm.operator import resolve_backend
 from ufbert.errors import CheckpointError, ConfigError, DataError
@@ -34,10 +35,11 @@ from ufbert.system.interruption import Interruption
 from ufbert.text.batching import Example, Window, encode_window, length_batches, windows
 from ufbert.text.long_texts import choose_overlap
 
+from .embed import Embed, choose_embedding, count_prompt_tokens, lowercase_first
 from .engine import prepare
 from .fill_mask import FillMask
 from .options import check_length, check_relevance, choose_inference_precision, choose_task
-from .predictions import Classify, Embed, Prediction, Task
+from .predictions import Classify, Prediction, Task
 
 __all__ = ["Pipeline", "WindowResults"]
 
@@ -74,9 +76,12 @@ class Pipeline:
     - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model (`{"values"}`
       for one of several values), `{"labels", "scores"}` for one that gives a text any number of labels: those of
       probability 0.5 and above; a cross-encoder's score is that of sentence-transformers;
-    - embed: a float32 array (H,), by `pooling` `mean` or `cls`, of length 1 if `normalize`; both default to
-      what sentence-transformers' files in the folder or the checkpoint's provenance say, else mean and not
-      normalised.
+    - embed: a float32 array, as sentence-transformers gives it for the folder: pooled by its `pooling` (else `mean`),
+      through its layers, of length 1 if it says so. `pooling` (`cls`, `max`, `mean`, `mean_sqrt_len_tokens`,
+      `weightedmean`, `lasttoken`, or several joined by `+`) and `normalize` go before that; `truncate_dim` keeps so
+      many numbers at the front. `prompt`, the name of one of the folder's prompts or a text, stands before each text;
+      by default its default prompt, if it has one, and `""` for none. `long_text="window"` reads it once, at the
+      front.
 
     `revision` is a branch, tag or commit of a model on the hub.
     `device` is `auto`, `cpu` or `cuda`; `precision` `auto`, `float32`, `bfloat16` or, on a CPU, `int8`
@@ -104,6 +109,8 @@ class Pipeline:
         targets: str | Sequence[str] | None = None,
         pooling: str | None = None,
         normalize: bool | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
         max_length: int | None = None,
         long_text: str = "truncate",
         stride: int | None = None,
@@ -115,13 +122,31 @@ class Pipeline:
         self.folder = locate_checkpoint(folder, revision)
         self.config = read_config(self.folder)
         self.task = choose_task(task, self.config, str(folder))
-        check_relevance(self.task, top_k=top_k, targets=targets or None, pooling=pooling, normalize=normalize)
+        embed = self.task == "embed"
+        check_relevance(
+            self.task,
+            top_k=top_k,
+            targets=targets or None,
+            pooling=pooling,
+            normalize=normalize,
+            prompt=prompt,
+            truncate_dim=truncate_dim,
+        )
         self.device = choose_device(device)
         self.precision = choose_inference_precision(precision, self.device)
-        # A folder that sentence-transformers has saved since says more than where its weights once came from.
-        facts = {**self.config.provenance, **read_embedding_facts(self.folder)}
-        cut = self.task == "embed" or (self.task == "classify" and self.config.score_activation is not None)
-        longest = facts.get("max_seq_length") if cut else None
+        embedder = read_embedder(self.folder, self.config.provenance) if embed else Embedder()
+        embedding = choose_embedding(
+            embedder,
+            self.config.hidden_size,
+            pooling=pooling,
+            normalize=normalize,
+            prompt=prompt,
+            truncate_dim=truncate_dim,
+            where=str(folder),
+        )
+        longest = embedder.max_seq_length
+        if self.task == "classify" and self.config.score_activation is not None:
+            longest = self.config.provenance.get("max_seq_length")
         self.max_length = check_length(max_length, self.config, longest)
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
@@ -135,15 +160,18 @@ class Pipeline:
                 f"backend {backend!r} is for fast feedforward layers; {folder} has {self.config.feedforward_name}"
             )
         self.tokenizer = load_tokenizer(self.folder)
+        if embedder.do_lower_case:
+            self.tokenizer = lowercase_first(self.tokenizer)
         self.overlap = choose_overlap(self.tokenizer, self.max_length, long_text, stride)
+        self.embedding = count_prompt_tokens(
+            embedding, self.tokenizer, self.max_length, windows=self.overlap is not None
+        )
         entries = max(self.tokenizer.get_vocab().values(), default=0) + 1
         if entries > self.config.vocab_size:
             raise CheckpointError(
                 f"{folder}: its tokenizer has {entries} entries, its model only {self.config.vocab_size}; "
                 "put the tokenizer there that the model was trained with"
             )
-        self.pooling = pooling or str(facts.get("pooling", "mean"))
-        self.normalize = bool(facts.get("normalize", False)) if normalize is None else normalize
         self._task = self._load(top_k, [targets] if isinstance(targets, str) else targets or ())
 
     @property
@@ -151,6 +179,16 @@ class Pipeline:
         """Of autocast on a GPU; on a CPU the model itself is in its precision."""
         wide = self.device.type == "cpu" or self.precision == "float32"
         return torch.float32 if wide else torch.bfloat16
+
+    @property
+    def pooling(self) -> str:
+        """How `embed` pools the tokens."""
+        return self.embedding.embedder.pooling
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the vectors of `embed` have length 1."""
+        return self.embedding.normalized
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -258,7 +296,7 @@ class Pipeline:
             # A folder that sentence-transformers has saved since may name another activation.
             values = read_json(self.folder / CONFIG_FILE)
             return Classify(classifier, read_score_activation(self.folder, values, self.config.num_labels))
-        return Embed(self._prepare(UltraFastBertModel.from_pretrained(self.folder)), self.pooling, self.normalize)
+        return Embed(self._prepare(UltraFastBertModel.from_pretrained(self.folder)), self.embedding)
 
     def _prepare(self, model: PretrainedModel) -> Any:
         """The model in its precision, on its device and backend, with its kernels loaded."""

@@ -1,4 +1,4 @@
-"""What each task makes of a batch: candidates for masks, labels with scores, or embeddings.
+"""What a task makes of a batch, and the labels with scores that classifying makes of it.
 
 A task knows the model class it needs, which texts it cannot take, and how hidden states become results.
 """
@@ -13,15 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ufbert.errors import CheckpointError, ConfigError, DataError
-from ufbert.model.encoder import UltraFastBertModel
+from ufbert.errors import CheckpointError, DataError
 from ufbert.model.heads import UltraFastBertForSequenceClassification
-from ufbert.model.pooling import pool_by_length
-from ufbert.settings.inference import POOLINGS
 from ufbert.text.batching import Example, Window
 from ufbert.text.long_texts import TextPart
 
-__all__ = ["Classify", "Embed", "Prediction", "Task", "shortest"]
+__all__ = ["Classify", "Prediction", "Task", "finite", "shortest", "weighted_mean"]
 
 LEAST_SCORE = 0.5
 """Probability from which a text has a label, where it may have several."""
@@ -155,56 +152,10 @@ class Classify(Task):
         """The mean of the rows' probabilities, or of their values, weighted by their tokens."""
         rows = [p[self.columns[-1]] for p in predictions if isinstance(p, dict)]
         scores = np.array([list(row.values()) if isinstance(row, dict) else [row] for row in rows])
-        return self._label(torch.from_numpy(_weighted_mean(scores, input_ids))[None])[0]
+        return self._label(torch.from_numpy(weighted_mean(scores, input_ids))[None])[0]
 
 
-class Embed(Task):
-    """A float32 vector (H,): the mean over the tokens or the first token's, of length 1 if `normalize`."""
-
-    columns = ("embedding",)
-
-    def __init__(self, model: UltraFastBertModel, pooling: str, normalize: bool) -> None:
-        if pooling not in POOLINGS:
-            raise ConfigError(f"unknown pooling {pooling!r}; known: {', '.join(POOLINGS)}")
-        self.model, self.pooling, self.normalize = model, pooling, normalize
-
-    def predict(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        examples: list[Example],
-    ) -> list[Prediction]:
-        """The mean leaves padding out and counts the special tokens, as sentence-transformers does.
-
-        `finish` gives the vectors their length of 1.
-        """
-        hidden = self.model.encode(input_ids, attention_mask, token_type_ids).float()  # (B, T, H)
-        return list(_finite(pool_by_length(hidden, attention_mask, self.pooling)).numpy())
-
-    def join(
-        self,
-        example: Example,
-        predictions: Sequence[Prediction],
-        input_ids: Sequence[npt.NDArray[np.int64]],
-        parts: Sequence[TextPart],
-    ) -> Prediction:
-        """The mean of the rows' vectors, weighted by their tokens."""
-        return _weighted_mean(np.stack([np.asarray(p) for p in predictions]), input_ids)
-
-    def without_tokens(self, prediction: Prediction) -> Prediction:
-        """Zeros, the mean over nothing in sentence-transformers too."""
-        return np.zeros_like(np.asarray(prediction))
-
-    def finish(self, prediction: Prediction) -> Prediction:
-        """Of length 1, if wanted."""
-        if not self.normalize or not isinstance(prediction, np.ndarray):
-            return prediction
-        vector: npt.NDArray[np.float32] = prediction / np.maximum(np.linalg.norm(prediction), np.float32(1e-12))
-        return vector
-
-
-def _weighted_mean(
+def weighted_mean(
     rows: npt.NDArray[np.floating[Any]], input_ids: Sequence[npt.NDArray[np.int64]]
 ) -> npt.NDArray[np.float32]:
     """The mean over rows (R, n), each with its number of tokens as weight."""
@@ -215,11 +166,11 @@ def _weighted_mean(
 
 def shortest(values: torch.Tensor) -> list[list[float]]:
     """Rows of numbers whose Python `repr` is float32's shortest: 0.1, not 0.10000000149011612."""
-    rows: list[list[float]] = _finite(values).numpy().astype(str).astype(np.float64).tolist()
+    rows: list[list[float]] = finite(values).numpy().astype(str).astype(np.float64).tolist()
     return rows
 
 
-def _finite(values: torch.Tensor) -> torch.Tensor:
+def finite(values: torch.Tensor) -> torch.Tensor:
     """float32 on the CPU. Raises `CheckpointError` for NaN and infinity, which no file should carry on."""
     values = values.float().cpu()
     if not bool(torch.isfinite(values).all()):

@@ -99,6 +99,8 @@ def build_pipeline(request: InferenceRequest) -> Pipeline:
         targets=option("targets"),
         pooling=option("pooling"),
         normalize=option("normalize"),
+        prompt=option("prompt"),
+        truncate_dim=option("truncate_dim"),
         max_length=option("max_length"),
         long_text=settings.long_text,
         stride=option("stride"),

@@ -172,8 +172,7 @@ def describe(pipeline: Pipeline) -> str:
     """What is about to run, in one line."""
     task = pipeline.task
     if task == "embed":
-        length = "of length 1" if pipeline.normalize else "not normalised"
-        task += f" ({pipeline.pooling} pooling, {length})"
+        task += f" ({pipeline.embedding})"
     return f"{task} with {pipeline.folder}: {_machine(pipeline)}"
 
 

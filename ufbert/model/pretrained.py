@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ufbert.checkpoint.embedder import FACTS, Embedder
+from ufbert.checkpoint.embedder_files import write_embedder
 from ufbert.checkpoint.folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -22,7 +24,7 @@ from ufbert.checkpoint.folder import (
     read_tensors,
     write_tensors,
 )
-from ufbert.checkpoint.sentence_transformers import write_embedding_facts
+from ufbert.checkpoint.sentence_transformers import read_embedder
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.system.atomic import write_folder
 
@@ -73,11 +75,15 @@ class _Uninitialised(TorchFunctionMode):
 
 
 class PretrainedModel(nn.Module):
-    """A module with a config that can be saved to and loaded from a folder."""
+    """A module with a config that can be saved to and loaded from a folder.
+
+    `embedder` says how its states become embeddings of texts; it comes out of the folder and is saved with the rest.
+    """
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
         self.config = config
+        self.embedder = Embedder.from_facts(config.provenance)
 
     def initialize(self, module: nn.Module) -> None:
         """The published initialisation, for `apply`: normal weights, zero biases, norms at 1 and 0."""
@@ -88,6 +94,18 @@ class PretrainedModel(nn.Module):
 
     def tie_weights(self) -> None:
         """Share the tensors that the config says are shared; a model without a decoder has none."""
+
+    def take_embedder(self, embedder: Embedder) -> None:
+        """Make `embedder` the model's, and note in its config what it says."""
+        self.embedder = embedder
+        others = {name: value for name, value in self.config.provenance.items() if name not in FACTS}
+        self.config = self.config.replace(provenance={**others, **embedder.facts()})
+
+    @property
+    def longest_tokenized(self) -> int:
+        """The tokens at which its tokenizer cuts a text: the model's positions, or less where the tokenizer says so."""
+        positions = self.config.max_position_embeddings
+        return min(positions, self.embedder.tokenizer_length or positions)
 
     @property
     def device(self) -> torch.device:
@@ -130,6 +148,7 @@ class PretrainedModel(nn.Module):
         model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()}, strict=False, assign=True)
         model.tie_weights()
         model._materialise(dtype)
+        model.take_embedder(read_embedder(folder, config.provenance))
         if missing:
             heads = ", ".join(sorted({name.split(".")[0] for name in missing}))
             logger.info("%s holds no weights for %s: initialised anew", folder, heads)
@@ -159,8 +178,9 @@ class PretrainedModel(nn.Module):
         if tokenizer is not None:
             from ufbert.checkpoint.tokenizer import save_tokenizer
 
-            save_tokenizer(tokenizer, folder, self.config.max_position_embeddings)
-        write_embedding_facts(self.config.provenance, self.config.hidden_size, folder)
+            save_tokenizer(tokenizer, folder, self.longest_tokenized)
+        embedder = self.embedder if self.embedder.declared else Embedder.from_facts(config.provenance)
+        write_embedder(embedder, config.hidden_size, config.max_position_embeddings, folder)
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
 

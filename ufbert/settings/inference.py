@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ufbert.checkpoint.poolings import POOLINGS
 from ufbert.errors import ConfigError
 
 from .checks import at_least, one_of
 
-__all__ = ["AUTO", "LONG_TEXTS", "POOLINGS", "PRECISIONS", "TASKS", "InferenceSettings"]
+__all__ = ["AUTO", "LONG_TEXTS", "PRECISIONS", "TASKS", "InferenceSettings"]
 
 AUTO = "auto"
 TASKS = ("fill-mask", "classify", "embed")
-POOLINGS = ("mean", "cls")
 PRECISIONS = ("float32", "bfloat16", "int8")
 LONG_TEXTS = ("truncate", "window")
 
@@ -35,9 +35,15 @@ class InferenceSettings:
     targets: Sequence[str] = ()
     """`fill-mask`: the words to give the probabilities of, a token each; none takes the `top_k` best of all tokens."""
     pooling: str = AUTO
-    """`embed`: the tokens' `mean` or the first token's state, `cls`; `auto` is the checkpoint's own, or `mean`."""
+    """`embed`: `mean`, `cls`, `max`, `mean_sqrt_len_tokens`, `weightedmean` or `lasttoken` of the tokens' states, or
+    several joined by `+`; `auto` is the checkpoint's own, or `mean`."""
     normalize: bool | str = AUTO
     """`embed`: whether vectors have length 1; `auto` is what the checkpoint's own have, or no."""
+    prompt: str = AUTO
+    """`embed`: stands before each text; the name of one of the checkpoint's prompts, or a text; empty for none;
+    `auto` is the checkpoint's default prompt."""
+    truncate_dim: int | str = AUTO
+    """`embed`: numbers that are kept, from the front; `auto` is the checkpoint's own, or all."""
     max_length: int | str = AUTO
     """Tokens of a text, special ones included; `auto` is the model's maximum, or of its embeddings."""
     long_text: str = "truncate"
@@ -64,10 +70,12 @@ class InferenceSettings:
             object.__setattr__(self, "targets", (self.targets,) if self.targets else ())
         if any(not target for target in self.targets):
             raise ConfigError("inference.targets has an empty word; give words, such as --targets cat,dog")
-        one_of("inference.pooling", self.pooling, (AUTO, *POOLINGS))
+        if self.pooling != AUTO:
+            for name in self.pooling.split("+"):
+                one_of("inference.pooling", name, (AUTO, *POOLINGS) if name == self.pooling else POOLINGS)
         if isinstance(self.normalize, str) and self.normalize != AUTO:
             raise ConfigError(f"inference.normalize must be true, false or auto, not {self.normalize!r}")
-        for name, least in (("max_length", 1), ("stride", 0), ("batch_size", 1), ("threads", 1)):
+        for name, least in (("truncate_dim", 1), ("max_length", 1), ("stride", 0), ("batch_size", 1), ("threads", 1)):
             value = getattr(self, name)
             if not isinstance(value, str):
                 at_least(f"inference.{name}", value, least)

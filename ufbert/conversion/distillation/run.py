@@ -86,7 +86,7 @@ def distil(
     original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
     model = new_student(original, trees, depth)
     teacher, student = encoder_of(original), encoder_of(model)
-    pooling = "cls" if config.provenance.get("pooling") == "cls" else "mean"
+    pooling = loaded.model.embedder.pooling
     with Interruption(STOPPING) as interruption:
         size = 4 * config.hidden_size * max(config.num_hidden_layers, 1)
         wanted = min(SAMPLE_TOKENS, SAMPLE_BYTES // size)
@@ -137,6 +137,7 @@ def new_student(model: PretrainedModel, trees: int, depth: int) -> PretrainedMod
         k: v for k, v in model.state_dict().items() if ".feedforward." not in k and not k.startswith("feedforward.")
     }
     student.load_state_dict(state, strict=False)
+    student.take_embedder(model.embedder)
     for layer in encoder_of(student).layers:
         layer.feedforward = StraightThroughFFF(
             config.hidden_size, config.trees, config.depth, output_bias=config.use_bias, device=model.device
@@ -148,6 +149,7 @@ def finished(model: PretrainedModel) -> PretrainedModel:
     """The same model with ordinary `FFF` layers, on the CPU."""
     plain = type(model)(model.config)
     plain.load_state_dict(model.cpu().state_dict())
+    plain.take_embedder(model.embedder)
     return plain.eval()
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from ufbert.checkpoint.cross_encoder import score_activation_keys
-from ufbert.checkpoint.sentence_transformers import write_embedding_facts
+from ufbert.checkpoint.embedder_files import write_embedder
 from ufbert.checkpoint.tokenizer import save_tokenizer
 from ufbert.conversion.readers import bert, distilbert, electra, roberta
 from ufbert.conversion.readers.bert_family import CLASSIFIER, MASKED_LM, ClassifierNames, HeadNames, LayerNames
@@ -31,7 +31,7 @@ from ufbert.model.fff import FFF
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel
 
-__all__ = ["write_hugging_face"]
+__all__ = ["graph_config", "write_hugging_face"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,26 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
     head, architecture = _head_state(model, config, target, name)
     if head:
         state = {target.base + key: tensor for key, tensor in state.items()} | head
+    values = _whole_config(config, target, architecture)
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder, model.longest_tokenized)
+    write_embedder(model.embedder, config.hidden_size, config.max_position_embeddings, folder)
+
+
+def graph_config(model: PretrainedModel) -> dict[str, Any]:
+    """The `config.json` for a graph of the model: transformers' own for a network that it has, else ours."""
+    config = model.config.replace(architectures=(type(model).__name__,))
+    try:
+        target = _target(config, "")
+        return _whole_config(config, target, _head_state(model, config, target, "")[1])
+    except CheckpointError:
+        return config.to_dict()
+
+
+def _whole_config(config: UltraFastBertConfig, target: _Target, architecture: str) -> dict[str, Any]:
     values = _config_values(config, target) | {"architectures": [target.class_prefix + architecture]}
     if architecture == "ForSequenceClassification":
         values |= {
@@ -134,12 +154,7 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
             "problem_type": config.problem_type,
             **score_activation_keys(config.score_activation),
         }
-    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    if tokenizer is not None:
-        save_tokenizer(tokenizer, folder, config.max_position_embeddings)
-    write_embedding_facts(config.provenance, config.hidden_size, folder)
+    return values
 
 
 def _config_values(config: UltraFastBertConfig, target: _Target) -> dict[str, Any]:
@@ -231,14 +246,16 @@ def _layer_state(layer: Layer, names: LayerNames) -> dict[str, torch.Tensor]:
     if isinstance(feedforward, FFF):  # depth 0: one node a tree, which is one neuron
         hidden = feedforward.hidden_size
         out_bias = torch.zeros(hidden) if feedforward.b_out is None else feedforward.b_out
-        rows, biases, columns = feedforward.w_in[:, 0], feedforward.b_in[:, 0], feedforward.w_out[:, 0].T
+        rows: torch.Tensor = feedforward.w_in[:, 0]
+        inner_bias: torch.Tensor = feedforward.b_in[:, 0]
+        columns: torch.Tensor = feedforward.w_out[:, 0].T
         if (shared := feedforward.shared) is not None:
             rows = torch.cat([rows, shared.linear_in.weight])
-            biases = torch.cat([biases, shared.linear_in.bias])
+            inner_bias = torch.cat([inner_bias, shared.linear_in.bias])
             columns = torch.cat([columns, shared.linear_out.weight], 1)
         return state | {
             f"{names.feedforward_in}.weight": rows,
-            f"{names.feedforward_in}.bias": biases,
+            f"{names.feedforward_in}.bias": inner_bias,
             f"{names.feedforward_out}.weight": columns,
             f"{names.feedforward_out}.bias": out_bias,
         }

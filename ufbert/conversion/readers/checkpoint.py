@@ -15,9 +15,10 @@ from tokenizers import Tokenizer
 
 from ufbert.checkpoint.cross_encoder import read_score_activation
 from ufbert.checkpoint.folder import locate_checkpoint, read_json
-from ufbert.checkpoint.sentence_transformers import read_embedding_facts, transformer_folder, unread_modules
+from ufbert.checkpoint.sentence_transformers import read_embedder, transformer_folder
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.model.config import MODEL_TYPE
+from ufbert.model.embedding_layers import embedding_size
 from ufbert.model.encoder import Embeddings, UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel, read_config
@@ -70,14 +71,17 @@ def load_checkpoint(
     """
     folder = locate_checkpoint(source, revision)
     root = folder
-    if not (folder / "config.json").is_file():
-        folder = transformer_folder(folder) or folder
+    embedder = read_embedder(root)  # first, as modules that cannot be expressed may have no config.json
+    folder = transformer_folder(root) or root
     file = folder / "config.json"
     values = read_json(file)
     if values.get("model_type") == MODEL_TYPE:
         if family is not None:
             raise CheckpointError(f"{file}: is an {MODEL_TYPE} checkpoint already; leave out --family {family}")
-        return _load_ours(str(source), folder, drop_head)
+        loaded = _load_ours(str(source), folder, drop_head)
+        if embedder.declared:
+            loaded.model.take_embedder(embedder)
+        return loaded
     model_type = _family(values, file, family)
     reader: Any = importlib.import_module(f"{__package__}.{FAMILIES[model_type]}")
     tensors = ForeignTensors.load(folder)
@@ -103,12 +107,17 @@ def load_checkpoint(
                 )
     except ConfigError as error:  # a value out of range
         raise CheckpointError(f"{file}: {error}") from error
-    facts = {"source": str(source), "source_model_type": model_type, **read_embedding_facts(root)}
+    facts: dict[str, Any] = {"source": str(source), "source_model_type": model_type}
     if reading.config.score_activation is not None:
-        facts = {**_longest_pair(folder), **facts}
+        facts |= _longest_pair(folder)
     if revision is not None:
         facts["source_revision"] = revision
     model = build_model(reading, facts)
+    try:
+        embedding_size(embedder, reading.config.hidden_size)
+    except CheckpointError as error:
+        raise CheckpointError(f"{root}: {error}") from error
+    model.take_embedder(embedder)
     tokenizer, note = read_tokenizer(folder, root)
     # Numbers may have gaps, so the greatest one counts.
     entries = max(tokenizer.get_vocab().values(), default=-1) + 1 if tokenizer is not None else 0
@@ -117,9 +126,7 @@ def load_checkpoint(
             f"{folder}: its tokenizer has {entries} entries, the model only {reading.config.vocab_size}; "
             "they do not belong together"
         )
-    notes = [*reading.notes, *([note] if note else [])]
-    if unread := unread_modules(root):
-        notes.append(f"left behind, so that embeddings are not the original's: {', '.join(unread)} of modules.json")
+    notes = [*reading.notes, *([note] if note else []), *embedder.notes]
     return LoadedCheckpoint(str(source), model_type, model, tokenizer, notes)
 
 
@@ -184,8 +191,8 @@ def _load_ours(name: str, folder: Path, drop_head: bool) -> LoadedCheckpoint:
         )
     tokenizer, note = read_tokenizer(folder, folder)
     model = MODELS[kind].from_pretrained(folder)
-    # sentence-transformers may have saved the folder since.
-    model.config = config.replace(provenance={**config.provenance, **read_embedding_facts(folder)})
+    if drop_head:
+        model.config = encoder_config(model.config)
     return LoadedCheckpoint(name, MODEL_TYPE, model, tokenizer, [note] if note else [])
 
 

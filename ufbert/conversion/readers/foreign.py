@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import pickle
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from ufbert.checkpoint.folder import read_json
+from ufbert.checkpoint.folder import read_json, read_pickled_tensors
 from ufbert.checkpoint.git_lfs import refuse_git_lfs_pointer
 from ufbert.errors import CheckpointError
 from ufbert.model.config import UltraFastBertConfig
@@ -132,7 +130,7 @@ class ForeignTensors:
     @classmethod
     def load(cls, folder: Path) -> ForeignTensors:
         """safetensors, whole or in shards, or else `pytorch_model.bin`, unpickled weights-only."""
-        for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pickle)):
+        for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", read_pickled_tensors)):
             if (file := folder / name).is_file():
                 return cls(read(file), file)
             if (index := folder / f"{name}.index.json").is_file():
@@ -228,7 +226,7 @@ def tensor_names(folder: Path) -> list[str]:
             with safe_open(file, framework="pt") as content:
                 names = list(content.keys())
         elif not names and (file := folder / "pytorch_model.bin").is_file():
-            names = list(_read_pickle(file))
+            names = list(read_pickled_tensors(file))
     except (CheckpointError, SafetensorError, OSError):
         return []
     return list(plain_names(names).values())
@@ -242,25 +240,3 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file}: no such file, but the checkpoint's index names it; fetch it again") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: damaged or not a safetensors file ({error}); fetch it again") from error
-
-
-def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
-    refuse_git_lfs_pointer(file)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file}: no such file, but the checkpoint's index names it; fetch it again") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file}: holds more than tensors, and unpickling that could run code, so it was not read; "
-            "take a safetensors version of the model, or save its state_dict alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[:1]
-        raise CheckpointError(f"{file}: damaged or not a torch file ({' '.join(reason)}); fetch it again") from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise CheckpointError(f"{file}: holds no state_dict (names with tensors)")
-    return content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from ufbert.inference.sources import InputRows
 from ufbert.system.processes import World
 
 __all__ = ["run_identity"]
+
+CHECKPOINT_FILES = (".bin", ".json", ".safetensors")
 
 
 def run_identity(pipeline: Pipeline, rows: InputRows, world: World) -> dict[str, Any]:
@@ -24,6 +26,8 @@ def run_identity(pipeline: Pipeline, rows: InputRows, world: World) -> dict[str,
         "targets": list(request.settings.targets) if pipeline.task == "fill-mask" else None,
         "pooling": pipeline.pooling,
         "normalize": pipeline.normalize,
+        "prompt": pipeline.embedding.prompt,
+        "numbers": pipeline.embedding.size,
         "max_length": pipeline.max_length,
         "long_text": "truncate" if pipeline.overlap is None else "window",
         "stride": pipeline.overlap,
@@ -38,9 +42,15 @@ def run_identity(pipeline: Pipeline, rows: InputRows, world: World) -> dict[str,
         "skip_bad": request.skip_bad,
         "reading": request.reading.facts,
         "process": f"{world.rank} of {world.size}",
-        "checkpoint": _files(sorted(f for f in pipeline.folder.iterdir() if f.suffix in (".json", ".safetensors"))),
+        "checkpoint": _files(sorted(f for f in _candidates(pipeline.folder) if f.suffix in CHECKPOINT_FILES)),
         "inputs": _files(rows.paths),
     }
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """The files of a checkpoint, those of its modules for embeddings too."""
+    yield from folder.iterdir()
+    yield from folder.glob("[0-9]*_*/*")
 
 
 def _files(paths: Iterable[Path]) -> list[list[Any]]:
