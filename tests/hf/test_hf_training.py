@@ -139,7 +139,7 @@ def test_embeddings_given_to_trees(tmp_path: Path) -> None:
     assert not torch.allclose(shifted, wanted)
     torch.testing.assert_close(model(**inputs, position_ids=torch.arange(9)[None]).logits, wanted)
     for given in ({}, {"input_ids": inputs["input_ids"], "inputs_embeds": vectors}):
-        with pytest.raises(DataError, match="^input_ids or inputs_embeds: give exactly one of the two$"):
+        with pytest.raises(DataError, match=r"^input_ids or inputs_embeds: give exactly one of the two$"):
             model(**given)
     with pytest.raises(DataError, match="17 tokens are more than the model's maximum of 16"):
         model(inputs_embeds=torch.zeros(1, 17, 32))

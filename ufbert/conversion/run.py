@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ufbert.checkpoint.tokenizer import save_tokenizer
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, load_checkpoint
 from ufbert.model.card import model_card
 from ufbert.model.config import MODEL_TYPE
@@ -42,12 +41,10 @@ def convert_checkpoint(request: ConversionRequest) -> None:
 
 
 def _write_onnx(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
-    from ufbert.conversion.export.onnx import export_onnx
+    from ufbert.conversion.export.onnx_folder import write_onnx_folder
 
     with write_folder(request.destination) as folder:
-        export_onnx(loaded.model, folder)
-        if loaded.tokenizer is not None:
-            save_tokenizer(loaded.tokenizer, folder, loaded.model.config.max_position_embeddings)
+        write_onnx_folder(loaded.model, loaded.tokenizer, folder)
     note(f"{request.destination / 'model.onnx'}: ONNX graph of {loaded.model_type} checkpoint {loaded.name}")
 
 

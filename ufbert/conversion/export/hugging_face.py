@@ -26,7 +26,7 @@ from ufbert.model.fff import FFF
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel
 
-__all__ = ["write_hugging_face"]
+__all__ = ["nearest_config", "write_hugging_face"]
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,7 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
     head, architecture = _head_state(model, config, target, notes)
     if head:
         state = {target.base + key: tensor for key, tensor in state.items()} | head
-    values = _config_values(config, target) | {"architectures": [target.class_prefix + architecture]}
-    if architecture == "ForSequenceClassification":
-        values |= {
-            "id2label": {str(i): label for i, label in enumerate(config.label_names)},
-            "label2id": {label: i for i, label in enumerate(config.label_names)},
-            "problem_type": config.problem_type,
-        }
+    values = _config_values(config, target, architecture)
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -100,15 +94,39 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
     return notes
 
 
-def _config_values(config: UltraFastBertConfig, target: _Target) -> dict[str, Any]:
+def nearest_config(model: PretrainedModel) -> dict[str, Any]:
+    """A `config.json` in the terms of `transformers` for whoever reads sizes and labels, not weights.
+
+    The model type is one that every installation knows: the one of `write_hugging_face` or, for what no class of
+    transformers computes, BERT's or RoBERTa's, with fields of ours that say what the feedforward layers are.
+    """
+    config = model.config
+    try:
+        target = _target(config, "")
+    except CheckpointError:
+        target = _ROBERTA if config.position_offset else _BERT
+    architectures = {
+        UltraFastBertForMaskedLM: "ForMaskedLM",
+        UltraFastBertForSequenceClassification: "ForSequenceClassification",
+    }
+    values = _config_values(config, target, architectures.get(type(model), "Model"))
+    if config.feedforward != "dense":
+        values["feedforward"] = config.feedforward
+    if config.feedforward == "fff":
+        values |= {"trees": config.trees, "depth": config.depth}
+    return values
+
+
+def _config_values(config: UltraFastBertConfig, target: _Target, architecture: str) -> dict[str, Any]:
     dense = config.feedforward == "dense"
-    return {
+    values: dict[str, Any] = {
         "model_type": target.model_type,
+        "architectures": [target.class_prefix + architecture],
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
-        "intermediate_size": config.intermediate_size if dense else config.trees,
+        "intermediate_size": config.neurons_available,
         "hidden_act": config.hidden_act if dense else "gelu",
         "max_position_embeddings": config.max_position_embeddings + _offset(config, target),
         "type_vocab_size": _type_rows(config, target),
@@ -122,6 +140,14 @@ def _config_values(config: UltraFastBertConfig, target: _Target) -> dict[str, An
         "tie_word_embeddings": config.tie_word_embeddings,
         "dtype": "float32",
     }
+    if architecture == "ForSequenceClassification":
+        values |= {
+            "id2label": {str(i): label for i, label in enumerate(config.label_names)},
+            "label2id": {label: i for i, label in enumerate(config.label_names)},
+            # Without it transformers' pipeline squashes one score, which to us is a value.
+            "problem_type": "regression" if config.regression else config.problem_type,
+        }
+    return values
 
 
 def _offset(config: UltraFastBertConfig, target: _Target) -> int:
