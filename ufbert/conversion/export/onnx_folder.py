@@ -7,6 +7,7 @@ the files of sentence-transformers where the model embeds in a way of its own.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -45,5 +46,5 @@ def write_onnx_folder(model: PretrainedModel, tokenizer: Tokenizer | None, folde
     _write_json(special, folder / "special_tokens_map.json")  # releases of fastembed stop without it
 
 
-def _write_json(values: dict[str, object], file: Path) -> None:
+def _write_json(values: Mapping[str, object], file: Path) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
