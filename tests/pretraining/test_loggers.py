@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pretraining_runs import at_step, interrupt
@@ -151,7 +150,9 @@ def test_wandb_offline_goes_on_under_the_id_of_the_run(
     pytest.importorskip("wandb", reason="wandb is not installed")
     stop_at("run", 3, plan("run", *OFTEN), monkeypatch)
     run_id = json.loads(Path("run/training/state.json").read_text())["run_id"]
-    offline: dict[str, Any] = {"WANDB_MODE": "offline", "WANDB_DIR": str(Path.cwd())}
+    # Nothing of it leaves this folder: no server is asked, no mistake reported, nothing kept at home.
+    here = {f"WANDB_{name}": str(Path.cwd()) for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR")}
+    offline = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", **here}
     done = pretrain_apart("--resume", "--out", "run", "--set", 'training.loggers=["wandb"]', **offline)
     assert done.returncode == 0, done.stderr
     assert "training.loggers" not in done.stderr

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-from ufbert.checkpoint.embedder_files import write_embedder
-from ufbert.checkpoint.folder import CONFIG_FILE
-from ufbert.checkpoint.tokenizer import save_tokenizer
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, load_checkpoint
 from ufbert.model.card import model_card
 from ufbert.model.config import MODEL_TYPE
@@ -46,17 +41,10 @@ def convert_checkpoint(request: ConversionRequest) -> None:
 
 
 def _write_onnx(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
-    from ufbert.conversion.export.hugging_face import graph_config
-    from ufbert.conversion.export.onnx import export_onnx
+    from ufbert.conversion.export.onnx_folder import write_onnx_folder
 
-    values = graph_config(loaded.model)  # before the export, which changes the model
     with write_folder(request.destination) as folder:
-        (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        export_onnx(loaded.model, folder)
-        if loaded.tokenizer is not None:
-            save_tokenizer(loaded.tokenizer, folder, loaded.model.longest_tokenized)
-        config = loaded.model.config
-        write_embedder(loaded.model.embedder, config.hidden_size, config.max_position_embeddings, folder)
+        write_onnx_folder(loaded.model, loaded.tokenizer, folder)
     note(f"{request.destination / 'model.onnx'}: ONNX graph of {loaded.model_type} checkpoint {loaded.name}")
 
 

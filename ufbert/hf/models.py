@@ -12,10 +12,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 
 from ufbert.errors import ConfigError
-from ufbert.model.encoder import Embeddings
+from ufbert.model.encoder import Embeddings, Layer
 from ufbert.model.encoder import UltraFastBertModel as Encoder
 from ufbert.model.fff import FFF
 from ufbert.model.heads import ClassificationHead, HeadTransform, labelled_positions, masked_lm_loss, sequence_loss
@@ -32,18 +33,25 @@ __all__ = [
 Output = TypeVar("Output", BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput)
 
 
+class CheckpointedLayer(GradientCheckpointingLayer, Layer):
+    """The core's layer, computed again in the backward pass where transformers' gradient checkpointing says so."""
+
+
 class UltraFastBertPreTrainedModel(PreTrainedModel):
     """The encoder, and what all models of it share."""
 
     config_class = UltraFastBertConfig
     base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    # The loss is a mean over the batch at hand, so Trainer divides it by the batches that it accumulates.
+    accepts_loss_kwargs = False
     _supports_sdpa = True
-    _no_split_modules = ["Layer"]  # noqa: RUF012  the base class declares it like this
+    _no_split_modules = ["CheckpointedLayer"]  # noqa: RUF012  the base class declares it like this
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__(config)
         self.core_config = config.to_core()
-        self.encoder = Encoder(self.core_config)
+        self.encoder = Encoder(self.core_config, CheckpointedLayer)
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embedding."""
@@ -68,9 +76,11 @@ class UltraFastBertPreTrainedModel(PreTrainedModel):
 
     def _encode(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
         output_attentions: bool | None,
         output_hidden_states: bool | None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
@@ -81,7 +91,9 @@ class UltraFastBertPreTrainedModel(PreTrainedModel):
         states: list[torch.Tensor] | None = [] if wanted else None
         # With one type or none there is nothing to choose; a tokenizer may number the second text 1 all the same.
         types = token_type_ids if self.core_config.type_vocab_size > 1 else None
-        hidden = self.encoder.encode(input_ids, attention_mask, types, states)
+        hidden = self.encoder.encode(
+            input_ids, attention_mask, types, states, inputs_embeds=inputs_embeds, position_ids=position_ids
+        )
         return hidden, None if states is None else tuple(states)
 
     def _finish(self, output: Output, return_dict: bool | None) -> Output | tuple[torch.Tensor, ...]:
@@ -97,20 +109,30 @@ class UltraFastBertModel(UltraFastBertPreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutput | tuple[torch.Tensor, ...]:
         """input_ids, attention_mask (1 = token, 0 = padding), token_type_ids (B, T) -> last_hidden_state (B, T, H).
 
-        `hidden_states` are the embeddings and each layer's result, the last one after the final norm.
-        Raises `DataError` when T exceeds `max_position_embeddings`, `ConfigError` for `output_attentions`.
+        `inputs_embeds` (B, T, H) stand for the word embeddings in place of `input_ids`; `position_ids` (B, T) or
+        (1, T) are rows of the position table. `hidden_states` are the embeddings and each layer's result, the last
+        one after the final norm. Raises `DataError` when T exceeds `max_position_embeddings` and unless one of
+        `input_ids` and `inputs_embeds` is given, `ConfigError` for `output_attentions`.
         """
         hidden, states = self._encode(
-            input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
         )
         return self._finish(BaseModelOutput(last_hidden_state=hidden, hidden_states=states), return_dict)
 
@@ -137,9 +159,11 @@ class UltraFastBertForMaskedLM(UltraFastBertPreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -150,7 +174,13 @@ class UltraFastBertForMaskedLM(UltraFastBertPreTrainedModel):
         `loss` is the mean cross-entropy of the labelled positions in nats. Errors as in `UltraFastBertModel`.
         """
         hidden, states = self._encode(
-            input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
         )
         logits = self.decoder(hidden if self.transform is None else self.transform(hidden))  # (B, T, V)
         loss = None
@@ -173,9 +203,11 @@ class UltraFastBertForSequenceClassification(UltraFastBertPreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -183,12 +215,31 @@ class UltraFastBertForSequenceClassification(UltraFastBertPreTrainedModel):
     ) -> SequenceClassifierOutput | tuple[torch.Tensor, ...]:
         """input_ids, attention_mask, token_type_ids (B, T) -> logits (B, num_labels).
 
-        `labels` (B,) are class numbers, or values for regression; (B, num_labels) of 0 and 1 for
-        `multi_label_classification`. Errors as in `UltraFastBertModel`.
+        `labels` (B,) or (B, 1) are class numbers, or values for regression; (B, num_labels) of 0 and 1 for
+        `multi_label_classification`, which labels with a decimal point make of a config without a `problem_type`.
+        Errors as in `UltraFastBertModel`.
         """
         hidden, states = self._encode(
-            input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
         )
         logits = self.classifier(hidden, attention_mask)
-        loss = None if labels is None else sequence_loss(logits, labels, self.core_config)
+        loss = None if labels is None else self._loss(logits, labels)
         return self._finish(SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states), return_dict)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """By `config.problem_type` as it is now: users set it on a loaded model, and labels settle a missing one."""
+        if self.config.problem_type is None:  # with one score it is regression already
+            several = labels.is_floating_point()
+            self.config.problem_type = "multi_label_classification" if several else "single_label_classification"
+        config = self.core_config.replace(problem_type=self.config.problem_type)
+        if not config.multi_label and labels.numel() == len(logits):
+            labels = labels.reshape(-1)  # a column of labels would be compared with each row's score
+        if not config.multi_label and not config.regression:
+            labels = labels.long()
+        return sequence_loss(logits, labels, config)

@@ -83,18 +83,34 @@ class Embeddings(nn.Module):
             rows, columns = self.positions.shape
             self.positions = sinusoids(rows, columns)
 
-    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
-        """input_ids and token_type_ids (B, T) -> (B, T, H)."""
-        length = input_ids.shape[1]
-        x = self.word(input_ids)  # (B, T, E), where E is H unless there is a projection
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """input_ids and token_type_ids (B, T) -> (B, T, H).
+
+        `inputs_embeds` (B, T, E), where E is H unless there is a projection, stand for the word embeddings if there
+        are no `input_ids`; `position_ids` (B, T) or (1, T) are rows of the position table, else they are counted.
+        """
+        if inputs_embeds is not None:
+            x = inputs_embeds
+        else:
+            assert input_ids is not None
+            x = self.word(input_ids)
+        length, offset = x.shape[1], self.config.position_offset
         if self.config.position_embedding_type == "scaled-sinusoidal":
-            x = x + self.position_scale * self.positions[:length]
-        elif self.config.position_offset:
+            x = x + self.position_scale * self.positions[slice(length) if position_ids is None else position_ids]
+        elif position_ids is not None:
+            x = x + self.position(position_ids)
+        elif offset and input_ids is not None:
             # RoBERTa's numbering: padding has row pad_token_id, the first token the one after it.
             token = (input_ids != self.config.pad_token_id).long()
-            x = x + self.position(token.cumsum(1) * token + self.config.position_offset - 1)
+            x = x + self.position(token.cumsum(1) * token + offset - 1)
         else:
-            x = x + self.position.weight[:length]
+            x = x + self.position.weight[offset : offset + length]
         if self.config.type_vocab_size:
             if token_type_ids is None:
                 x = x + self.token_type.weight[0]
@@ -164,34 +180,41 @@ class Layer(nn.Module):
 
 
 class UltraFastBertModel(PretrainedModel):
-    """The encoder without a head."""
+    """The encoder without a head. `layer_class` is for layers that are called in a way of their own."""
 
-    def __init__(self, config: UltraFastBertConfig) -> None:
+    def __init__(self, config: UltraFastBertConfig, layer_class: type[Layer] = Layer) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layer_class(config) for _ in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.final_norm else None
         self.apply(self.initialize)
 
     def encode(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         states: list[torch.Tensor] | None = None,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """input_ids, attention_mask (1 = token, 0 = padding), token_type_ids (B, T) -> (B, T, H).
 
         A list given as `states` takes the embeddings and what each layer makes of them, the result last.
-        Raises `DataError` when T exceeds `max_position_embeddings`.
+        `inputs_embeds` and `position_ids` are those of `Embeddings`. Raises `DataError` when T exceeds
+        `max_position_embeddings`, and unless one of `input_ids` and `inputs_embeds` is given.
         """
-        if input_ids.shape[1] > self.config.max_position_embeddings:
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        if inputs is None or (input_ids is not None and inputs_embeds is not None):
+            raise DataError("input_ids or inputs_embeds: give exactly one of the two")
+        if inputs.shape[1] > self.config.max_position_embeddings:
             raise DataError(
-                f"{input_ids.shape[1]} tokens are more than the model's maximum of "
+                f"{inputs.shape[1]} tokens are more than the model's maximum of "
                 f"{self.config.max_position_embeddings}; truncate or split the text"
             )
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
-        x = self.embeddings(input_ids, token_type_ids)
+        x = self.embeddings(input_ids, token_type_ids, inputs_embeds, position_ids)
         for layer in self.layers:
             if states is not None:
                 states.append(x)

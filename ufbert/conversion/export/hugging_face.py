@@ -31,7 +31,7 @@ from ufbert.model.fff import FFF
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel
 
-__all__ = ["graph_config", "write_hugging_face"]
+__all__ = ["nearest_config", "write_hugging_face"]
 
 
 @dataclass(frozen=True)
@@ -135,23 +135,38 @@ def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, fold
     write_embedder(model.embedder, config.hidden_size, config.max_position_embeddings, folder)
 
 
-def graph_config(model: PretrainedModel) -> dict[str, Any]:
-    """The `config.json` for a graph of the model: transformers' own for a network that it has, else ours."""
+def nearest_config(model: PretrainedModel) -> dict[str, Any]:
+    """A `config.json` in the terms of `transformers` for whoever reads sizes and labels, not weights.
+
+    The model type is one that every installation knows: the one of `write_hugging_face` or, for what no class of
+    transformers computes, BERT's or RoBERTa's, with fields of ours that say what the feedforward layers are.
+    """
     config = model.config.replace(architectures=(type(model).__name__,))
     try:
         target = _target(config, "")
-        return _whole_config(config, target, _head_state(model, config, target, "")[1])
     except CheckpointError:
-        return config.to_dict()
+        target = _ROBERTA if config.position_offset else _BERT
+    architectures = {
+        UltraFastBertForMaskedLM: "ForMaskedLM",
+        UltraFastBertForSequenceClassification: "ForSequenceClassification",
+    }
+    values = _whole_config(config, target, architectures.get(type(model), "Model"))
+    if config.feedforward != "dense":
+        values["feedforward"] = config.feedforward
+    if config.feedforward == "fff":
+        values |= {"trees": config.trees, "depth": config.depth, "shared_neurons": config.shared_neurons}
+    return values
 
 
 def _whole_config(config: UltraFastBertConfig, target: _Target, architecture: str) -> dict[str, Any]:
     values = _config_values(config, target) | {"architectures": [target.class_prefix + architecture]}
     if architecture == "ForSequenceClassification":
+        plain = config.regression and config.score_activation is None
         values |= {
             "id2label": {str(i): label for i, label in enumerate(config.label_names)},
             "label2id": {label: i for i, label in enumerate(config.label_names)},
-            "problem_type": config.problem_type,
+            # Without it transformers' pipeline squashes one score, which to us is a value.
+            "problem_type": "regression" if plain else config.problem_type,
             **score_activation_keys(config.score_activation),
         }
     return values
@@ -167,7 +182,7 @@ def _config_values(config: UltraFastBertConfig, target: _Target) -> dict[str, An
         "tie_word_embeddings": config.tie_word_embeddings,
         "dtype": "float32",
     }
-    neurons = config.intermediate_size if config.feedforward == "dense" else config.neurons_used
+    neurons = config.neurons_available
     if target is _DISTILBERT:
         return shared | {
             "dim": config.hidden_size,

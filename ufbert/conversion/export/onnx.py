@@ -1,7 +1,8 @@
 """ONNX export: dense layers as matrix products, trees as the walk itself, node by node with gathers.
 
-The graph takes `input_ids` and `attention_mask` (and `token_type_ids`, where the model has token types), of
-any batch size and length, and gives `last_hidden_state` and, with a head, `logits`.
+The graph takes `input_ids` and `attention_mask` (and `token_type_ids`, where the model has more than one token
+type), of any batch size and length, and gives `last_hidden_state` and, with a head, `logits`: the names by which
+optimum's `ORTModel` classes and sentence-transformers' onnx backend call it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.fff import FFF
 from ufbert.model.pretrained import PretrainedModel
 
-__all__ = ["export_onnx", "require_onnx"]
+__all__ = ["MODEL_FILE", "export_onnx", "require_onnx"]
 
+MODEL_FILE = "model.onnx"
 OPSET = 18
 LARGEST_FILE = 2**31 - 2**24  # bytes; the format ends at 2 GiB, graph included
 
 
 def require_onnx() -> None:
     """Raise `MissingExtraError` unless the `onnx` extra is installed."""
-    for package in ("onnx", "onnxscript"):
+    for package in ("onnx", "onnxscript", "onnx_ir"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "onnx", "convert --to onnx")
 
@@ -83,7 +85,7 @@ class _Graph(nn.Module):
 
 
 def export_onnx(model: PretrainedModel, folder: Path) -> None:
-    """Write `model` to model.onnx in `folder`, weights beyond 2 GiB to a file beside it.
+    """Write `model` to model.onnx in `folder`, weights beyond 2 GiB to model.onnx_data beside it.
 
     Its FFF layers are replaced for it, so use the model for nothing else afterwards.
     Raises `MissingExtraError` without the `onnx` extra.
@@ -100,7 +102,7 @@ def export_onnx(model: PretrainedModel, folder: Path) -> None:
         "input_ids": torch.randint(config.vocab_size, (2, length)),
         "attention_mask": torch.ones(2, length, dtype=torch.int64),
     }
-    if config.type_vocab_size:
+    if config.type_vocab_size > 1:
         inputs["token_type_ids"] = torch.zeros(2, length, dtype=torch.int64)
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=config.max_position_embeddings)
     outputs = ["last_hidden_state", *([] if isinstance(model, UltraFastBertModel) else ["logits"])]
@@ -119,5 +121,10 @@ def export_onnx(model: PretrainedModel, folder: Path) -> None:
         )
     assert program is not None
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    program.save(str(folder / "model.onnx"), external_data=size > LARGEST_FILE)
-    onnx.checker.check_model(str(folder / "model.onnx"))
+    import onnx_ir
+
+    # The name under which optimum fetches such a file from the hub; the exporter would call it model.onnx.data.
+    onnx_ir.save(
+        program.model, folder / MODEL_FILE, external_data=f"{MODEL_FILE}_data" if size > LARGEST_FILE else None
+    )
+    onnx.checker.check_model(str(folder / MODEL_FILE))

@@ -141,6 +141,10 @@ class ForeignTensors:
                 for shard in sorted(set(shards.values())):
                     tensors |= read(folder / Path(shard).name)
                 return cls(tensors, index)
+        if any(folder.glob("*.onnx")):
+            raise CheckpointError(
+                f"{folder}: holds an ONNX graph, which is not read back; give the checkpoint that it was made from"
+            )
         raise CheckpointError(f"{folder}: holds no weights; expected model.safetensors or pytorch_model.bin")
 
     def add_prefix(self, prefix: str) -> None:
