@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.commands.app import main
+from ufbert.finetuning.report import FinetuningDisplay
 from ufbert.model.pretrained import read_config
 from ufbert.text.tokenization import train_tokenizer
 
@@ -220,18 +219,17 @@ def test_a_folder_without_permission(run: Finetune, here: Path) -> None:
     assert "no permission to write into" in shown
 
 
-def test_ctrl_c_keeps_the_best_epoch_and_exits_with_130(here: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "ufbert", "finetune", "tiny", *FILES, "--out", "out", "--epochs", "100000"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-    ) as process:
-        assert process.stderr is not None
-        next((line for line in process.stderr if line.startswith("epoch 2/")), None)
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
+def test_ctrl_c_keeps_the_best_epoch_and_exits_with_130(
+    here: Path, run: Finetune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: FinetuningDisplay, epoch: int, step: int, loss: float, speed: float) -> None:
+        if epoch == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(FinetuningDisplay, "step", step)
+    code, rest = run(*FILES, "--out", "out", "--epochs", "100000")
+    assert code == 130
+    assert "epoch 2/" in rest
     assert "interrupted at step " in rest
     assert "; saved to out: epoch " in rest
     assert "Traceback" not in rest

@@ -64,26 +64,19 @@ def test_editing_another_file_changes_what_runs_with_a_warm_cache(package: Path,
     assert run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=cache) == (first, [])
 
 
-def test_where_no_folder_can_be_written_kernels_are_compiled_in_each_process(
-    package: Path, tmp_path: Path, tiny_checkpoints: dict[str, Path]
-) -> None:
+def test_where_no_folder_can_be_written_kernels_are_compiled_in_each_process(package: Path, tmp_path: Path) -> None:
     # Plain files in place of the folders: permissions would not hold back the superuser.
     (package / "ufbert" / "numba_kernels" / "__pycache__").touch()
     (tmp_path / "home").touch()
-    texts = tmp_path / "texts.txt"
-    texts.write_text("the quick fox\n")
-    arguments = ("-m", "ufbert", "infer", tiny_checkpoints["encoder"], texts)
-    result, said = run(package, *arguments, HOME=str(tmp_path / "home"))
-    assert result.startswith('{"text": "the quick fox", "embedding": [')
-    lines = [line for line in said if "ompil" in line or "NUMBA_CACHE_DIR" in line]
-    assert len(lines) == 1
+    result, said = run(package, "-c", KEEP_PATHS, HOME=str(tmp_path / "home"))
+    assert result == "1.954"
+    assert len(said) == 1
     assert re.fullmatch(
         "Compiling the CPU kernels for this processor, some seconds in each process: no folder to keep them in "
         r"\(\[Errno 20\] Not a directory: '.*/home/\.cache/ufbert/kernels/[0-9a-f]{32}'\); "
         "set NUMBA_CACHE_DIR to one that can be written",
-        lines[0],
+        said[0],
     )
-    assert not any("Traceback" in line for line in said)
 
 
 def test_no_home_at_all_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +125,9 @@ def test_processes_that_start_together_share_an_empty_cache(package: Path, tmp_p
     environment = {**os.environ, "PYTHONPATH": str(package), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     starts = [
         subprocess.Popen([sys.executable, "-c", KEEP_PATHS], stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(3)
+        for _ in range(2)
     ]
-    assert [process.communicate()[0].strip() for process in starts] == ["1.954"] * 3
+    assert [process.communicate()[0].strip() for process in starts] == ["1.954"] * 2
     (folder,) = (tmp_path / "cache" / "ufbert" / "kernels").iterdir()
     assert sorted(file.name.partition("-")[0] for file in folder.iterdir()) == [
         "activation.gelu_into",

@@ -441,7 +441,7 @@ def test_a_bad_row_stops_with_its_place(data: DataSettings) -> None:
 
 
 def test_the_embedded_corpus_trains_a_small_model(data: DataSettings) -> None:
-    prepared = prepare_corpus(replace(data, corpus="embedded", sequence_length=128, min_frequency=10), 32768)
+    prepared = prepare_corpus(replace(data, corpus="embedded", sequence_length=128, min_frequency=30), 32768)
     assert prepared.train.tokens > 250_000
     assert len(prepared.validation) >= 10
     assert 2000 < prepared.tokenizer.get_vocab_size() < 10_000
