@@ -148,7 +148,11 @@ class PretrainedModel(nn.Module):
         model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()}, strict=False, assign=True)
         model.tie_weights()
         model._materialise(dtype)
-        model.take_embedder(read_embedder(folder, config.provenance))
+        embedder = read_embedder(folder, config.provenance)
+        if embedder.declared:
+            model.take_embedder(embedder)
+        else:  # the config stays what it was written as
+            model.embedder = embedder
         if missing:
             heads = ", ".join(sorted({name.split(".")[0] for name in missing}))
             logger.info("%s holds no weights for %s: initialised anew", folder, heads)
