@@ -82,7 +82,8 @@ class Interruptions:
             results.stream.flush()
             if self.copy_to is None:
                 signal.raise_signal(signal.SIGINT)
-            shutil.copytree(results.output.parent, self.copy_to)
+            else:
+                shutil.copytree(results.output.parent, self.copy_to)
             write(results, records[len(records) // 2 :])
 
         monkeypatch.setattr(PartialResults, "write", counting)
