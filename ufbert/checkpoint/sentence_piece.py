@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,9 @@ def _read(file: Path) -> Any:
     refuse_git_lfs_pointer(file)
     try:
         from google.protobuf.message import DecodeError
+        from sentencepiece import sentencepiece_model_pb2
 
-        messages: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")  # generated, without types
+        messages: Any = sentencepiece_model_pb2  # generated, without types
     except ImportError as error:
         raise MissingExtraError("sentencepiece", "sentencepiece", f"{file}: a tokenizer of this kind") from error
     proto = messages.ModelProto()
