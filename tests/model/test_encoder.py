@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -187,3 +189,27 @@ def test_impossible_configurations_name_the_field(
 ) -> None:
     with pytest.raises(ConfigError, match=text):
         tiny_config.replace(**change)
+
+
+@pytest.mark.parametrize("change", [{}, {"shared_neurons": 4}, {"feedforward": "dense"}, {"feedforward": "none"}])
+def test_feedforward_layers_that_begin_by_adding_nothing(
+    tiny_config: UltraFastBertConfig, ids: torch.Tensor, change: dict[str, Any]
+) -> None:
+    config = tiny_config.replace(**change)
+    torch.manual_seed(0)
+    ordinary = UltraFastBertModel(config).eval()
+    torch.manual_seed(0)
+    model = UltraFastBertModel(config.replace(zero_output_init=True)).eval()
+    alone = UltraFastBertModel(config.replace(feedforward="none")).eval()
+    alone.load_state_dict({k: v for k, v in model.state_dict().items() if ".feedforward" not in k})
+    torch.testing.assert_close(model.encode(ids), alone.encode(ids))
+    for name, parameter in ordinary.named_parameters():  # nothing else is changed
+        if ".feedforward." not in name or "_in" in name:
+            torch.testing.assert_close(model.get_parameter(name), parameter)
+    states = model.encode(ids).sin().sum()
+    if change.get("feedforward") != "none":
+        layer = model.layers[0].feedforward
+        weight = layer.w_out if config.feedforward == "fff" else layer.linear_out.weight
+        states.backward()
+        assert weight.grad is not None
+        assert weight.grad.abs().max() > 0

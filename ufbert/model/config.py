@@ -99,6 +99,8 @@ class UltraFastBertConfig:
     """Dropout of the attention weights."""
     initializer_range: float = 0.02
     """Standard deviation of the normal initialisation of every matrix."""
+    zero_output_init: bool = False
+    """Feedforward layers begin with zero output weights, adding nothing."""
 
     classifier_pooling: str = "mean"
     """What the classification head reads: the `first` token or the `mean` over the tokens."""

