@@ -199,13 +199,13 @@ class TestParts:
 
         write_models(settings, job)
         ours = Ours(job)
-        forward = FFF.forward
+        walk = FFF.walk
 
         def slow(self: FFF, x: torch.Tensor) -> torch.Tensor:
             time.sleep(0.02)
-            return forward(self, x)
+            return walk(self, x)
 
-        monkeypatch.setattr(FFF, "forward", slow)
+        monkeypatch.setattr(FFF, "walk", slow)
         parts = time_parts(ours, [ours.take(draw_inputs(1, 1, LENGTH, VOCABULARY, 0)[0])], 2)["parts"]
         assert parts["FFF"] > 0.04
         assert parts["FFF"] > sum(seconds for part, seconds in parts.items() if part != "FFF")

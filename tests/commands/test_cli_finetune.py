@@ -146,7 +146,10 @@ def test_regression_by_flag_and_settings_from_a_file(run: Finetune, here: Path) 
         (("--train", "header.csv"), "header.csv: no rows in it"),
         (("--train", "train.csv", "--text-column", "body"), "train.csv:1: no column 'body'; it has: text, label"),
         (("--train", "train.csv", "--validation", "other.csv"), "other.csv:1: no column 'label'; it has: text, stars"),
-        (("--train", "latin.csv"), "latin.csv:3: byte 0xe9 in field 1 is not UTF-8; save the file as UTF-8"),
+        (
+            ("--train", "latin.csv"),
+            "latin.csv:3: byte 0xe9 at position 4 is not UTF-8; give the file's encoding, such as --encoding cp1252",
+        ),
         (("--train", "short.csv"), "short.csv:3: 1 comma-separated fields, but the file has 2 columns"),
         (("--train", "broken.jsonl"), "broken.jsonl:2: not valid JSON"),
         (("--train", "train.csv", "--regression"), "train.csv:2: label 'pos' is not a finite number, as regression"),

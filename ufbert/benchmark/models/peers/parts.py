@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ufbert.inference.engine.attention import PackedAttention
+from ufbert.inference.engine.encoder import PackedTrees
 from ufbert.model.attention import SelfAttention
 from ufbert.model.encoder import Embeddings
 from ufbert.model.fff import FFF
@@ -32,7 +33,7 @@ def part_of(module: nn.Module) -> str | None:
         return "embedding"
     if isinstance(module, nn.LayerNorm):
         return "norm"
-    if isinstance(module, FFF):
+    if isinstance(module, FFF | PackedTrees):
         return FEEDFORWARD
     if isinstance(module, ATTENTION):
         return "attention"
