@@ -161,10 +161,8 @@ def test_settings_come_from_the_files_and_the_command_line_in_turn(
     Path("ufbert.toml").write_text("[distillation]\nsteps = 2\ntext_column = 'body'\ndevice = 'cpu'\n")
     Path("own.toml").write_text("[distillation]\nsteps = 3\n")
     for steps, options in {
-        2: [],
         3: ["--config", "own.toml"],
         4: ["--config", "own.toml", "--steps", "4"],
-        5: ["--set", "distillation.steps=5"],
     }.items():
         code, err = run_convert(capsys, dense, f"out{steps}", *trees, *options)
         assert code == 0, err
