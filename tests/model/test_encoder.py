@@ -206,10 +206,10 @@ def test_feedforward_layers_that_begin_by_adding_nothing(
     for name, parameter in ordinary.named_parameters():  # nothing else is changed
         if ".feedforward." not in name or "_in" in name:
             torch.testing.assert_close(model.get_parameter(name), parameter)
-    states = model.encode(ids).sin().sum()
+    loss = model.encode(ids).sin().sum()
     if change.get("feedforward") != "none":
-        layer = model.layers[0].feedforward
+        layer: Any = model.layers[0].feedforward
         weight = layer.w_out if config.feedforward == "fff" else layer.linear_out.weight
-        states.backward()
+        loss.backward()
         assert weight.grad is not None
         assert weight.grad.abs().max() > 0
