@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 
 # One thread pool a process; the suite's own parallelism is the machine's.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # As the command line sets it: on a busy machine torch's threads would spin at each other for most of the time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from ufbert.pretraining.run_folder import RunPlan
 # Whether the kernels are still to be compiled depends on what ran before; no test counts that line.
 logging.getLogger("ufbert.numba_kernels").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> Iterator[None]:
+    """Ctrl-C reaches the tests and their processes also where a shell ignores it, as for a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
