@@ -8,21 +8,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from ufbert.errors import CheckpointError, TokenizerError
 
-from .tokenizer_settings import TokenizerSettings, read_text, read_values
+from .tokenizer_settings import FAIRSEQ_NAMES, TokenizerSettings, read_text, read_values
 
 __all__ = ["BYTE_LEVEL_CLASSES", "CHARACTER_CLASSES", "read_byte_pairs"]
 
 BYTE_LEVEL_CLASSES = {"RobertaTokenizer", "BartTokenizer", "LongformerTokenizer", "LEDTokenizer", "GPT2Tokenizer"}
 CHARACTER_CLASSES = {"HerbertTokenizer"}
-ROBERTA_NAMES = {
-    "bos": "<s>",
-    "pad": "<pad>",
-    "eos": "</s>",
-    "unk": "<unk>",
-    "sep": "</s>",
-    "cls": "<s>",
-    "mask": "<mask>",
-}
 GPT2_NAMES = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
 END_OF_WORD = "</w>"
 SPACE_BYTE = "\u0120"
@@ -45,7 +36,7 @@ def read_byte_pairs(folder: Path, settings: TokenizerSettings) -> Tokenizer:
 def _refuse_characters(file: Path, vocabulary: dict[str, int], settings: TokenizerSettings) -> None:
     """Pieces of characters read as bytes would give wrong tokens without a word."""
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    names = set(ROBERTA_NAMES.values()) | set(GPT2_NAMES.values()) | {str(t.content) for t in settings.added.values()}
+    names = set(FAIRSEQ_NAMES.values()) | set(GPT2_NAMES.values()) | {str(t.content) for t in settings.added.values()}
     foreign = [token for token in vocabulary if token not in names and not alphabet.issuperset(token)]
     if any(token.endswith(END_OF_WORD) for token in vocabulary):
         what = f"end words with {END_OF_WORD}"
@@ -75,7 +66,7 @@ def _byte_level(
         settings.add_tokens(tokenizer, GPT2_NAMES)
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
         return tokenizer
-    settings.add_tokens(tokenizer, ROBERTA_NAMES)
+    settings.add_tokens(tokenizer, FAIRSEQ_NAMES)
     (sep, sep_id), (cls, cls_id) = (_found(folder, tokenizer, settings, role) for role in ("sep", "cls"))
     tokenizer.post_processor = processors.RobertaProcessing(
         (sep, sep_id), (cls, cls_id), trim_offsets=settings.flag("trim_offsets", True), add_prefix_space=prefix
@@ -88,14 +79,14 @@ def _character_level(
 ) -> Tokenizer:
     """HerBERT's: words as BERT's, capitals and accents kept."""
     settings.place_added_tokens(vocabulary)
-    unknown = settings.name("unk", ROBERTA_NAMES["unk"])
+    unknown = settings.name("unk", FAIRSEQ_NAMES["unk"])
     tokenizer = Tokenizer(
         models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown, end_of_word_suffix=END_OF_WORD)
     )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.BPEDecoder(suffix=END_OF_WORD)
-    names = {role: ROBERTA_NAMES[role] for role in ("unk", "sep", "pad", "cls", "mask")}
+    names = {role: FAIRSEQ_NAMES[role] for role in ("unk", "sep", "pad", "cls", "mask")}
     settings.add_tokens(tokenizer, names)
     tokenizer.post_processor = processors.BertProcessing(
         *(_found(folder, tokenizer, settings, role) for role in ("sep", "cls"))
@@ -105,7 +96,7 @@ def _character_level(
 
 def _found(folder: Path, tokenizer: Tokenizer, settings: TokenizerSettings, role: str) -> tuple[str, int]:
     """The token of a role and its number."""
-    name = settings.name(role, ROBERTA_NAMES[role])
+    name = settings.name(role, FAIRSEQ_NAMES[role])
     number = tokenizer.token_to_id(name)
     if number is None:
         raise TokenizerError(f"{folder / 'vocab.json'}: not RoBERTa's vocabulary: it lacks {name}")

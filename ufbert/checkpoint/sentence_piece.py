@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from ufbert.errors import CheckpointError, MissingExtraError, TokenizerError
 
 from .git_lfs import refuse_git_lfs_pointer
-from .tokenizer_settings import TokenizerSettings
+from .tokenizer_settings import FAIRSEQ_NAMES, TokenizerSettings
 
 __all__ = ["SENTENCE_PIECE_CLASSES", "SENTENCE_PIECE_FILES", "read_sentence_piece"]
 
@@ -26,15 +26,6 @@ CLASS_OF_MODEL = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "camembert": "CamembertTokenizer",
     "albert": "AlbertTokenizer",
-}
-FAIRSEQ_NAMES = {
-    "bos": "<s>",
-    "pad": "<pad>",
-    "eos": "</s>",
-    "unk": "<unk>",
-    "sep": "</s>",
-    "cls": "<s>",
-    "mask": "<mask>",
 }
 ALBERT_NAMES = {"bos": "[CLS]", "eos": "[SEP]", "unk": "<unk>", "sep": "[SEP]", "pad": "<pad>", "cls": "[CLS]"}
 UNIGRAM, BYTE_PAIR = 1, 2

@@ -14,9 +14,19 @@ from ufbert.errors import CheckpointError
 
 from .git_lfs import refuse_git_lfs_pointer
 
-__all__ = ["TokenizerSettings", "read_settings", "read_text", "read_values"]
+__all__ = ["FAIRSEQ_NAMES", "TokenizerSettings", "read_settings", "read_text", "read_values"]
 
 CONFIG_FILE = "tokenizer_config.json"
+FAIRSEQ_NAMES = {
+    "bos": "<s>",
+    "pad": "<pad>",
+    "eos": "</s>",
+    "unk": "<unk>",
+    "sep": "</s>",
+    "cls": "<s>",
+    "mask": "<mask>",
+}
+"""What RoBERTa's kin call their special tokens by default, whether their pieces are bytes or SentencePiece's."""
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # Settings of one class alone; old folders have them without naming it.
 SETTINGS_OF_CLASSES = {
