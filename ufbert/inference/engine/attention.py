@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ufbert.model.attention import SelfAttention, alibi_bias
+from ufbert.model.attention import SelfAttention
 
 from .linear import Int8Linear, PackedLinear
 
@@ -17,8 +19,14 @@ LONGEST_BY_PRODUCTS = 512
 SHORT_ROWS = 64
 ALIGNED_ITEMS = 16
 
-Group = tuple[int, int]
-"""Number of neighbouring texts, and their common length."""
+
+class Group(NamedTuple):
+    """Neighbouring texts of one length."""
+
+    texts: int
+    length: int
+    bias: torch.Tensor | None = None
+    """Added to their scores (heads, length, length); the layers share it."""
 
 
 class PackedAttention(nn.Module):
@@ -26,7 +34,7 @@ class PackedAttention(nn.Module):
 
     def __init__(self, attention: SelfAttention, qkv: PackedLinear | Int8Linear, output: PackedLinear | Int8Linear):
         super().__init__()
-        self.heads, self.alibi = attention.heads, attention.alibi
+        self.heads = attention.heads
         self.qkv, self.output = qkv, output
 
     def forward(self, x: torch.Tensor, groups: list[Group], residual: torch.Tensor) -> torch.Tensor:
@@ -34,8 +42,7 @@ class PackedAttention(nn.Module):
         qkv = self.qkv(x)  # (total, 3 H)
         parts = []
         start = 0
-        for texts, length in groups:
-            bias = alibi_bias(self.heads, length, qkv.dtype, qkv.device) if self.alibi else None
+        for texts, length, bias in groups:
             parts.append(_attend(qkv[start : start + texts * length], texts, length, self.heads, bias))
             start += texts * length
         context = parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ufbert.errors import DataError
+from ufbert.model.attention import alibi_bias
 from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel
 from ufbert.model.fff import FFF, SharedNeurons
 
@@ -133,7 +134,7 @@ class PackedEncoder(nn.Module):
                 f"{self.config.max_position_embeddings}; truncate or split the text"
             )
         lengths = [longest] * batch if attention_mask is None else attention_mask.sum(1).tolist()
-        groups = [(len(list(run)), length) for length, run in itertools.groupby(lengths) if length]
+        groups = [self._group(len(list(run)), length) for length, run in itertools.groupby(lengths) if length]
         x = self._embed(input_ids, token_type_ids, lengths)
         for layer in self.layers:
             x = layer(x, groups)
@@ -143,6 +144,13 @@ class PackedEncoder(nn.Module):
         padded = x.new_zeros((batch, longest, x.shape[1]))
         padded[attention_mask.bool()] = x
         return padded
+
+    def _group(self, texts: int, length: int) -> Group:
+        config = self.config
+        if not config.alibi:
+            return Group(texts, length)
+        device = self.embeddings.word.weight.device
+        return Group(texts, length, alibi_bias(config.num_attention_heads, length, self.dtype, device))
 
     def _embed(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None, lengths: list[int]) -> torch.Tensor:
         """The tokens' embeddings (total, H)."""
