@@ -42,6 +42,9 @@ def convert(
     depth: Annotated[
         int | None, typer.Option(help="Edges from root to leaf; a token uses depth + 1 neurons a tree.")
     ] = None,
+    shared: Annotated[
+        int, typer.Option(min=0, help="With --trees: neurons beside the trees, in each layer, that every token uses.")
+    ] = 0,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="Text to distil on: file, glob, folder, hub:NAME or embedded. May be repeated."),
@@ -101,6 +104,7 @@ def convert(
         to=to,
         trees=trees,
         depth=depth,
+        shared=shared,
         corpus=tuple(corpus or ()),
         revision=revision,
         family=family,

@@ -13,6 +13,7 @@ from ufbert import UltraFastBertForMaskedLM
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.conversion import DistillationSettings, load_checkpoint
 from ufbert.conversion.distillation.run import distil
+from ufbert.conversion.request import TreeShape
 from ufbert.model.pretrained import read_config
 
 
@@ -66,6 +67,41 @@ def test_distillation_makes_trees_and_reports(
     model = UltraFastBertForMaskedLM.from_pretrained(out)
     before = UltraFastBertForMaskedLM.from_pretrained(dense)
     torch.testing.assert_close(model.decoder.weight, before.decoder.weight, atol=0, rtol=0)
+
+
+def test_shared_neurons_stand_beside_the_trees(
+    dense: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = f"--trees 2 --depth 2 --shared 5 --corpus {corpus} --text-column body --steps 3".split()
+    code, err = run_convert(capsys, dense, tmp_path / "out", *options)
+    assert code == 0, err
+    assert "into 2 trees of depth 2 beside 5 shared neurons" in err
+    assert "11 of 19" in err
+    config = read_config(tmp_path / "out")
+    assert (config.trees, config.depth, config.shared_neurons) == (2, 2, 5)
+    assert "--trees 2 --depth 2 --shared 5" in (tmp_path / "out" / "README.md").read_text()
+    UltraFastBertForMaskedLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--shared 8", "--shared 8 without trees to stand beside: give --trees and --depth too"),
+        (
+            "--trees 2 --depth 1 --shared 9999 --corpus embedded",
+            "--trees 2 --depth 1 --shared 9999: the shared neurons are the original's own",
+        ),
+            "--trees 2 --depth 1 --shared 9999 --corpus embedded",
+            "--trees 2 --depth 1 --shared 9999: the shared neurons",
+        ),
+    ],
+)
+def test_shared_neurons_that_cannot_be_are_one_line(
+    options: str, message: str, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err = run_convert(capsys, dense, tmp_path / "out", *options.split())
+    assert (code, err.count("\n")) == (1, 1), err
+    assert message in err
 
 
 def test_the_same_seed_gives_the_same_student(
@@ -211,7 +247,7 @@ def test_distilling_leaves_the_loaded_checkpoint_as_it_was(dense: Path, corpus: 
     model = loaded.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     settings = DistillationSettings(minutes=0, steps=2, text_column="body", device="cpu")
-    distilled = distil(loaded, 2, 1, [str(corpus)], settings)
+    distilled = distil(loaded, TreeShape(2, 1), [str(corpus)], settings)
     assert (distilled.model.config.feedforward, distilled.model.config.trees) == ("fff", 2)
     assert any("cosine" in name for name in distilled.figures)
     assert loaded.model is model

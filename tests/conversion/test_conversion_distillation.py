@@ -12,6 +12,7 @@ from ufbert import FFF, UltraFastBertConfig
 from ufbert.cmm.reference import paths
 from ufbert.conversion.distillation.layer_inputs import LayerSample
 from ufbert.conversion.distillation.layer_regression import relative_error
+from ufbert.conversion.distillation.shared_neurons import choose_shared
 from ufbert.conversion.distillation.straight_through import TEMPERATURE, StraightThroughFFF, path_mask
 from ufbert.conversion.distillation.tree_initialization import initialize_trees, place_neurons, solve_output_weights
 from ufbert.model.encoder import DenseFeedforward, Layer
@@ -153,6 +154,37 @@ def test_a_layer_with_room_for_all_neurons_is_exact() -> None:
     layer = FFF(HIDDEN, 24, 0, output_bias=True)
     initialize_trees(layer, dense, "gelu", x, y)
     assert relative_error(layer, teacher, LayerSample(x, y), y.mean(0)) < 1e-2
+
+
+def test_shared_neurons_that_are_all_there_are_make_the_layer_exact() -> None:
+    teacher, dense = dense_layer(24)
+    x = torch.randn(3000, HIDDEN)
+    with torch.no_grad():
+        y = dense(x)
+    layer = FFF(HIDDEN, 1, 0, shared_neurons=24, output_bias=True)
+    initialize_trees(layer, dense, "gelu", x, y)
+    assert relative_error(layer, teacher, LayerSample(x, y), y.mean(0)) < 1e-2
+
+
+def test_shared_neurons_are_those_that_explain_the_output_and_trees_add_to_them() -> None:
+    torch.manual_seed(0)
+    activations = torch.randn(500, 12)
+    activations[:, 7] = activations[:, 3] + 0.01 * torch.randn(500)  # says what neuron 3 says, and little else
+    activations -= activations.mean(0)
+    outputs = activations[:, [3, 5, 8]] @ torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
+    assert choose_shared(activations, outputs, 3).tolist() == [3, 5, 8]
+    assert sorted(choose_shared(activations, outputs, 12).tolist()) == list(range(12))
+
+    teacher, dense = dense_layer(48)
+    x = torch.randn(6000, HIDDEN) @ torch.randn(HIDDEN, HIDDEN) * 0.3
+    with torch.no_grad():
+        y = dense(x)
+    errors = []
+    for trees, shared in ((1, 8), (4, 0), (4, 8)):
+        layer = FFF(HIDDEN, trees, 2, shared_neurons=shared, output_bias=True)
+        initialize_trees(layer, dense, "gelu", x[:5000], y[:5000])
+        errors.append(relative_error(layer, teacher, LayerSample(x[5000:], y[5000:]), y.mean(0)))
+    assert errors[2] < 0.9 * min(errors[:2]), errors
 
 
 def test_the_mean_output_has_relative_error_one() -> None:

@@ -9,7 +9,27 @@ from pathlib import Path
 from ufbert.errors import ConfigError
 from ufbert.settings.distillation import DistillationSettings
 
-__all__ = ["ConversionRequest"]
+__all__ = ["ConversionRequest", "TreeShape"]
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """What takes the place of a dense layer."""
+
+    trees: int
+    depth: int
+    shared: int = 0
+    """Dense neurons beside the trees, which every token uses."""
+
+    def __str__(self) -> str:
+        beside = f" beside {self.shared} shared neurons" if self.shared else ""
+        return f"{self.trees} trees of depth {self.depth}{beside}"
+
+    @property
+    def options(self) -> str:
+        """As `ufbert convert` takes it."""
+        return f"--trees {self.trees} --depth {self.depth}" + (f" --shared {self.shared}" if self.shared else "")
+
 
 FORMS = ("ultrafastbert", "dense", "onnx")
 
@@ -28,6 +48,8 @@ class ConversionRequest:
     """P of every layer; None, with `depth` and without `corpus`, converts exactly."""
     depth: int | None = None
     """D of every layer."""
+    shared: int = 0
+    """Dense neurons beside the trees of every layer."""
     corpus: tuple[str, ...] = ()
     """Files, globs, folders, hub:NAME or `embedded` to distil on."""
     revision: str | None = None
@@ -49,6 +71,8 @@ class ConversionRequest:
                 raise ConfigError(
                     "--corpus is what trees are distilled on; give --trees and --depth too, or leave it out"
                 )
+            if self.shared:
+                raise ConfigError(f"--shared {self.shared} without trees to stand beside: give --trees and --depth too")
             return
         if self.trees is None or self.depth is None:
             given, absent = ("--depth", "--trees") if self.trees is None else ("--trees", "--depth")
@@ -63,11 +87,13 @@ class ConversionRequest:
             raise ConfigError(f"--trees must be at least 1, not {self.trees}")
         if self.depth < 0:
             raise ConfigError(f"--depth must be at least 0, not {self.depth}")
+        if self.shared < 0:
+            raise ConfigError(f"--shared must be at least 0, not {self.shared}")
 
     @property
-    def shape(self) -> tuple[int, int] | None:
-        """(trees, depth) of the layers to distil into; None for an exact conversion."""
-        return None if self.trees is None or self.depth is None else (self.trees, self.depth)
+    def shape(self) -> TreeShape | None:
+        """Of the layers to distil into; None for an exact conversion."""
+        return None if self.trees is None or self.depth is None else TreeShape(self.trees, self.depth, self.shared)
 
     @property
     def command_line(self) -> str:
@@ -77,6 +103,7 @@ class ConversionRequest:
         words = ["ufbert", "convert", str(self.source), str(self.destination)]
         if self.shape is not None:
             words += ["--trees", str(self.trees), "--depth", str(self.depth)]
+            words += ["--shared", str(self.shared)] if self.shared else []
             words += [word for text in self.corpus for word in ("--corpus", text)]
         words += [] if self.family is None else ["--family", self.family]
         words += ["--drop-head"] if self.drop_head else []

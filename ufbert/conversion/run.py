@@ -9,7 +9,7 @@ from ufbert.model.pretrained import PretrainedModel
 from ufbert.reporting import note
 from ufbert.system.atomic import check_new, write_folder
 
-from .request import ConversionRequest
+from .request import ConversionRequest, TreeShape
 
 __all__ = ["convert_checkpoint"]
 
@@ -56,12 +56,11 @@ def _write_dense(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
     note(f"{request.destination}: dense checkpoint that transformers loads")
 
 
-def _distil(loaded: LoadedCheckpoint, shape: tuple[int, int], request: ConversionRequest) -> None:
+def _distil(loaded: LoadedCheckpoint, shape: TreeShape, request: ConversionRequest) -> None:
     from ufbert.conversion.distillation.run import distil
 
-    trees, depth = shape
-    distilled = distil(loaded, trees, depth, request.corpus, request.distillation)
-    how = f"its dense feedforward layers distilled into {trees} trees of depth {depth}"
+    distilled = distil(loaded, shape, request.corpus, request.distillation)
+    how = f"its dense feedforward layers distilled into {shape}"
     _write(loaded, distilled.model, request, how=how, figures=distilled.figures)
     note(f"{request.destination}: written")
 

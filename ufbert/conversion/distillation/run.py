@@ -12,6 +12,7 @@ import torch
 
 from ufbert.cmm.tree import check_shape
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, encoder_of
+from ufbert.conversion.request import TreeShape
 from ufbert.errors import CheckpointError, ConfigError
 from ufbert.model.encoder import DenseFeedforward, Layer, UltraFastBertModel
 from ufbert.model.pretrained import PretrainedModel
@@ -56,14 +57,14 @@ class Distilled:
 
 
 def distil(
-    loaded: LoadedCheckpoint, trees: int, depth: int, corpus: Sequence[str], settings: DistillationSettings
+    loaded: LoadedCheckpoint, shape: TreeShape, corpus: Sequence[str], settings: DistillationSettings
 ) -> Distilled:
-    """A student of `loaded` with `trees` of `depth` in every layer, trained on `corpus`; shows its progress.
+    """A student of `loaded` with trees of `shape` in every layer, trained on `corpus`; shows its progress.
 
     Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for trees that
     cannot be, `DataError` for a corpus that cannot be used. The first Ctrl-C ends the training early.
     """
-    check_distillable(loaded, trees, depth)
+    check_distillable(loaded, shape)
     assert loaded.tokenizer is not None
     config = loaded.model.config
     device = choose_device(settings.device)
@@ -75,7 +76,7 @@ def distil(
     begin = time.monotonic()
     note(
         f"Distilling {config.num_hidden_layers} dense layers of {config.intermediate_size:,} neurons into "
-        f"{trees} trees of depth {depth}, on {len(texts.train):,} pieces of text "
+        f"{shape}, on {len(texts.train):,} pieces of text "
         f"({len(texts.held_out):,} more held out, from {texts.held_out_from})."
     )
     if not texts.documents_apart:
@@ -84,7 +85,7 @@ def distil(
             "trained on; give a --corpus of more documents for figures on unseen ones"
         )
     original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
-    model = new_student(original, trees, depth)
+    model = new_student(original, shape)
     teacher, student = encoder_of(original), encoder_of(model)
     pooling = loaded.model.embedder.pooling
     with Interruption(STOPPING) as interruption:
@@ -106,7 +107,7 @@ def distil(
     return Distilled(finished(model), measurement.figures())
 
 
-def check_distillable(loaded: LoadedCheckpoint, trees: int, depth: int) -> None:
+def check_distillable(loaded: LoadedCheckpoint, shape: TreeShape) -> None:
     """Raise unless trees of that shape can be made of this model."""
     config = loaded.model.config
     if config.feedforward == "none":
@@ -117,9 +118,13 @@ def check_distillable(loaded: LoadedCheckpoint, trees: int, depth: int) -> None:
             "only dense layers can be distilled into trees: convert it without --trees and --depth"
         )
     try:
-        check_shape(config.hidden_size, trees, depth)
+        check_shape(config.hidden_size, shape.trees, shape.depth)
     except ConfigError as error:
-        raise ConfigError(f"--trees {trees} --depth {depth}: {error}") from error
+        raise ConfigError(f"{shape.options}: {error}") from error
+    if shape.shared > config.intermediate_size:
+        raise ConfigError(
+            f"{shape.options}: the shared neurons are the original's own, and it has {config.intermediate_size:,}"
+        )
     if loaded.tokenizer is None:
         raise CheckpointError(f"{loaded.name}: has no tokenizer, and distilling on text needs the model's own")
 
@@ -129,9 +134,9 @@ def new_budget(seconds: float | None, settings: DistillationSettings, interrupti
     return TrainingBudget(seconds=seconds, steps=settings.steps or None, stopped=lambda: interruption.requested)
 
 
-def new_student(model: PretrainedModel, trees: int, depth: int) -> PretrainedModel:
+def new_student(model: PretrainedModel, shape: TreeShape) -> PretrainedModel:
     """A copy of the model with trainable, still random trees in place of its dense layers."""
-    config = model.config.replace(feedforward="fff", trees=trees, depth=depth)
+    config = model.config.replace(feedforward="fff", trees=shape.trees, depth=shape.depth, shared_neurons=shape.shared)
     student = type(model)(config).to(model.device)
     state = {
         k: v for k, v in model.state_dict().items() if ".feedforward." not in k and not k.startswith("feedforward.")
@@ -140,7 +145,12 @@ def new_student(model: PretrainedModel, trees: int, depth: int) -> PretrainedMod
     student.take_embedder(model.embedder)
     for layer in encoder_of(student).layers:
         layer.feedforward = StraightThroughFFF(
-            config.hidden_size, config.trees, config.depth, output_bias=config.use_bias, device=model.device
+            config.hidden_size,
+            config.trees,
+            config.depth,
+            shared_neurons=config.shared_neurons,
+            output_bias=config.use_bias,
+            device=model.device,
         )
     return student.eval()
 

@@ -5,6 +5,8 @@ output if the token does without it (the mean goes into the output bias). Level 
 the neuron that is worth most to the tokens that reach the node and do not have it yet, and these then part
 by its sign. Neurons that fire together thus come to stand on one path. The output weights of all nodes are
 then the ridge regression of the dense layer's output on the activations of the visited nodes.
+
+Shared neurons are chosen first (`shared_neurons.py`); the trees are worth what they say beyond those.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ufbert.cmm.tree import node_count
 from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward
 from ufbert.model.fff import FFF
 
+from .shared_neurons import choose_shared, regress_on
 from .straight_through import path_mask
 
 __all__ = ["initialize_trees", "place_neurons", "solve_output_weights"]
@@ -32,26 +35,35 @@ RIDGE = 1e-3
 def initialize_trees(layer: FFF, dense: DenseFeedforward, activation: str, x: torch.Tensor, y: torch.Tensor) -> None:
     """Fill `layer` from `dense` and the inputs x and outputs y (tokens, H) of `dense` on some text."""
     place_neurons(layer, dense, activation, x[:PLACEMENT_TOKENS].float())
-    if layer.trees * layer.nodes <= MAXIMUM_UNKNOWNS:
+    if layer.trees * layer.nodes + layer.shared_neurons <= MAXIMUM_UNKNOWNS:
         solve_output_weights(layer, x, y)
 
 
 @torch.no_grad()
 def place_neurons(layer: FFF, dense: DenseFeedforward, activation: str, x: torch.Tensor) -> None:
-    """Copy a dense neuron to every node; the output bias makes up for the means of the rest."""
+    """Copy a dense neuron to every node and shared neuron; the output bias makes up for the means of the rest."""
     w_in, w_out = dense.linear_in.weight, dense.linear_out.weight  # (I, H), (H, I)
+    bias = torch.zeros_like(w_in[:, 0]) if dense.linear_in.bias is None else dense.linear_in.bias
     logits = dense.linear_in(x)  # (tokens, I)
     activations = ACTIVATIONS[activation](logits)
     means = activations.mean(0)
-    worth = (activations - means).square() * w_out.square().sum(0)  # (tokens, I)
+    output_mean = means @ w_out.T
+    own = activations - means
+    if layer.shared is not None:
+        shared = choose_shared(own, own @ w_out.T, layer.shared_neurons)
+        own = regress_on(own[:, shared], own)
+        layer.shared.linear_in.weight.copy_(w_in[shared])
+        layer.shared.linear_in.bias.copy_(bias[shared])
+        layer.shared.linear_out.weight.copy_(w_out[:, shared])
+        output_mean -= means[shared] @ w_out[:, shared].T
+    worth = own.square() * w_out.square().sum(0)  # (tokens, I)
     neurons = _place(logits > 0, worth, layer.trees, layer.depth).to(w_in.device)  # (P, N)
     layer.w_in.copy_(w_in[neurons])
     layer.w_out.copy_(w_out.T[neurons])
-    bias = dense.linear_in.bias
-    layer.b_in.copy_(torch.zeros_like(layer.b_in) if bias is None else bias[neurons])
+    layer.b_in.copy_(bias[neurons])
     if layer.b_out is not None:
         out_bias = dense.linear_out.bias
-        layer.b_out.copy_(means @ w_out.T if out_bias is None else means @ w_out.T + out_bias)
+        layer.b_out.copy_(output_mean if out_bias is None else output_mean + out_bias)
 
 
 def _place(active: torch.Tensor, worth: torch.Tensor, trees: int, depth: int) -> torch.Tensor:
@@ -82,27 +94,32 @@ def _place(active: torch.Tensor, worth: torch.Tensor, trees: int, depth: int) ->
 
 @torch.no_grad()
 def solve_output_weights(layer: FFF, x: torch.Tensor, y: torch.Tensor, batch: int = 4096) -> None:
-    """Set w_out (and b_out) to the ridge regression of y on the visited activations, drawn to what they are."""
-    unknowns = layer.trees * layer.nodes
+    """Set all output weights (and b_out) to the ridge regression of y on the activations, drawn to what they are."""
+    in_trees = layer.trees * layer.nodes
+    unknowns = in_trees + layer.shared_neurons
     gram = x.new_zeros(unknowns + 1, unknowns + 1, dtype=torch.float32)
     moments = x.new_zeros(unknowns + 1, layer.hidden_size, dtype=torch.float32)
     for start in range(0, len(x), batch):
         inputs, targets = x[start : start + batch].float(), y[start : start + batch].float()
-        design = F.pad(visited_activations(layer, inputs), (0, 1), value=0.0 if layer.b_out is None else 1.0)
+        design = F.pad(activations_of(layer, inputs), (0, 1), value=0.0 if layer.b_out is None else 1.0)
         gram += design.T @ design
         moments += design.T @ targets
-    before = F.pad(layer.w_out.reshape(unknowns, -1), (0, 0, 0, 1))
+    rows = [layer.w_out.flatten(0, 1)] + ([] if layer.shared is None else [layer.shared.linear_out.weight.T])
+    before = F.pad(torch.cat(rows), (0, 0, 0, 1))
     if layer.b_out is not None:
         before[-1] = layer.b_out
     weight = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
     gram.diagonal().add_(weight)
     solution = torch.linalg.solve(gram.double(), (moments + weight * before).double()).float()
-    layer.w_out.copy_(solution[:-1].view_as(layer.w_out))
+    layer.w_out.copy_(solution[:in_trees].view_as(layer.w_out))
+    if layer.shared is not None:
+        layer.shared.linear_out.weight.copy_(solution[in_trees:-1].T)
     if layer.b_out is not None:
         layer.b_out.copy_(solution[-1])
 
 
-def visited_activations(layer: FFF, x: torch.Tensor) -> torch.Tensor:
-    """x (tokens, H) -> gelu of the visited nodes' logits among zeros, (tokens, P * N)."""
+def activations_of(layer: FFF, x: torch.Tensor) -> torch.Tensor:
+    """x (tokens, H) -> gelu of the visited nodes' logits among zeros, then the shared neurons', (tokens, P * N + S)."""
     logits = torch.einsum("th,pnh->tnp", x, layer.w_in) + layer.b_in.T
-    return (F.gelu(logits) * path_mask(logits)).transpose(1, 2).flatten(1)
+    visited = (F.gelu(logits) * path_mask(logits)).transpose(1, 2).flatten(1)
+    return visited if layer.shared is None else torch.cat((visited, F.gelu(layer.shared.linear_in(x))), 1)

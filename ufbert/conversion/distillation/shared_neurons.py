@@ -1,0 +1,48 @@
+"""Which neurons of a dense layer all tokens should share, so that trees need only say what these leave over.
+
+Matching pursuit: one after the other the neuron is taken whose activation, as far as the taken ones do not say it
+already, explains most of the layer's output. Source: orthogonal matching pursuit, Pati, Rezaiifar & Krishnaprasad 1993.
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["choose_shared", "regress_on"]
+
+# Neurons whose activation the taken ones say up to this share of its square add nothing but noise.
+LEAST_OWN_SHARE = 1e-4
+RIDGE = 1e-3
+
+
+def choose_shared(activations: torch.Tensor, outputs: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices (count,) of the neurons that together explain most of `outputs` by least squares, the best first.
+
+    activations (tokens, I) and outputs (tokens, H) are centred.
+    """
+    gram = (activations.T @ activations).double()
+    moments = (activations.T @ outputs).double()
+    own = gram.diagonal().clone()
+    free = torch.ones_like(own, dtype=torch.bool)
+    chosen = []
+    for _ in range(count):
+        left = gram.diagonal()
+        explains = moments.square().sum(1) / left.clamp(min=1e-30)
+        explains[left <= LEAST_OWN_SHARE * own] = 0.0
+        explains[~free] = -1.0
+        best = int(explains.argmax())
+        chosen.append(best)
+        free[best] = False
+        if left[best] > LEAST_OWN_SHARE * own[best]:  # else all others hold what it says, and nothing changes
+            direction = gram[best] / left[best].sqrt()
+            moments -= torch.outer(direction, moments[best] / left[best].sqrt())
+            gram -= torch.outer(direction, direction)
+    return torch.tensor(chosen, dtype=torch.int64, device=activations.device)
+
+
+def regress_on(shared: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    """What a regression of all `activations` (tokens, I) on `shared` (tokens, S) leaves of them."""
+    gram = shared.T @ shared
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp(min=1e-12))
+    residual: torch.Tensor = activations - shared @ torch.linalg.solve(gram, shared.T @ activations)
+    return residual
