@@ -91,9 +91,6 @@ def test_shared_neurons_stand_beside_the_trees(
             "--trees 2 --depth 1 --shared 9999 --corpus embedded",
             "--trees 2 --depth 1 --shared 9999: the shared neurons are the original's own",
         ),
-            "--trees 2 --depth 1 --shared 9999 --corpus embedded",
-            "--trees 2 --depth 1 --shared 9999: the shared neurons",
-        ),
     ],
 )
 def test_shared_neurons_that_cannot_be_are_one_line(
