@@ -27,6 +27,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"feedforward": "none"},
     "none-post": {"feedforward": "none", "norm_position": "post", "final_norm": False},
     "alibi": {"alibi": True, "num_attention_heads": 2},
+    "grouped": {"num_attention_heads": 4, "num_key_value_heads": 2, "use_bias": True},
+    "grouped-alibi": {"num_attention_heads": 4, "num_key_value_heads": 1, "alibi": True},
     "shared": {"shared_neurons": 12, "use_bias": True, "norm_position": "post", "final_norm": False},
     "relu": {"feedforward": "dense", "hidden_act": "relu", "use_bias": True, "norm_position": "post"},
 }  # fmt: skip
@@ -133,7 +135,11 @@ def test_int8_products_are_those_of_the_rounded_numbers(rows: int, bias: bool) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_packed_linear_layer_is_torchs(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_packed_linear_layer_is_torchs(dtype: torch.dtype, supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a processor whose oneDNN refuses bfloat16: one with AVX2 alone."""
+    if not supported:
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     weight, bias, x = torch.randn(24, 40), torch.randn(24), torch.randn(3, 5, 40)
     residual = torch.randn(3, 5, 24)
     linear = PackedLinear(weight, bias, dtype)
@@ -145,6 +151,7 @@ def test_a_packed_linear_layer_is_torchs(dtype: torch.dtype) -> None:
             linear(x, activation="gelu").float(), torch.nn.functional.gelu(exact), rtol=rtol, atol=atol
         )
         torch.testing.assert_close(linear(x, residual.to(dtype)).float(), exact + residual, rtol=rtol, atol=atol)
+        assert linear(x).dtype == linear(x, residual.to(dtype)).dtype == dtype
 
 
 def test_int8_is_refused_on_a_gpu_in_one_line() -> None:

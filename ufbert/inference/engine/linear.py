@@ -13,7 +13,7 @@ from torch import nn
 
 from ufbert import numba_kernels
 
-__all__ = ["Int8Linear", "PackedLinear", "packs"]
+__all__ = ["Int8Linear", "PackedLinear", "multiplied_as", "packs"]
 
 # The layout does not depend on it here; oneDNN wants an idea of the number of rows.
 EXPECTED_ROWS = 1024
@@ -24,15 +24,26 @@ def packs() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
+def multiplied_as(dtype: torch.dtype) -> torch.dtype:
+    """What oneDNN multiplies for operands of `dtype`: float32 for bfloat16 where the processor has none of its kind."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    return dtype
+
+
 class PackedLinear(nn.Module):
-    """x (..., in) -> (..., out) in float32 or bfloat16, with a GELU or the addition of a residual built in."""
+    """x (..., in) -> (..., out) in float32 or bfloat16, with a GELU or the addition of a residual built in.
+
+    Where the processor knows no bfloat16, the rounded weights are kept and multiplied in float32.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
         """weight (out, in), bias (out,)."""
         super().__init__()
         self.dtype = dtype
-        self.weight = weight.detach().to(dtype)
-        self.bias = None if bias is None else bias.detach().to(dtype)
+        self.inner = multiplied_as(dtype) if packs() else dtype
+        self.weight = weight.detach().to(dtype).to(self.inner)
+        self.bias = None if bias is None else bias.detach().to(dtype).to(self.inner)
         if packs():
             with torch.inference_mode(False), torch.no_grad():
                 # A clone, since a view of a memory-mapped file has no layout of its own to change.
@@ -45,14 +56,14 @@ class PackedLinear(nn.Module):
             plain = F.linear(x, self.weight, self.bias)
             plain = F.gelu(plain) if activation == "gelu" else plain
             return plain if residual is None else plain + residual
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1]).to(self.inner)
         y: torch.Tensor
         if residual is None:
             y = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], "none")
         else:
-            other = residual.reshape(rows.shape[0], -1)
+            other = residual.reshape(rows.shape[0], -1).to(self.inner)
             y = torch.ops.mkldnn._linear_pointwise.binary(rows, other, self.weight, self.bias, "add")
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        return y.to(self.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
 
 class Int8Linear(nn.Module):
