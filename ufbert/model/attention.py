@@ -8,37 +8,59 @@ from torch import nn
 
 from .config import UltraFastBertConfig
 
-__all__ = ["SelfAttention", "alibi_bias"]
+__all__ = ["SelfAttention", "alibi_bias", "join_heads", "split_heads"]
 
 
 class SelfAttention(nn.Module):
     """softmax(q k / sqrt(head size)) v over all positions whose mask is 1; with `alibi`, of the biased scores.
 
-    `qkv.weight` (3 * H, H) holds the query's rows, then the key's, then the value's.
+    With fewer key-value heads than heads, neighbouring heads share one: grouped-query attention (Ainslie et al. 2023,
+    arXiv 2305.13245). `qkv.weight` (H + 2 * key-value heads * head size, H) holds the query's rows, then the key's,
+    then the value's: 3 * H rows where every head has its own.
     """
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
+        self.key_value_heads = config.key_value_heads
         self.alibi = config.alibi
         self.dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_bias)
+        self.qkv = nn.Linear(config.hidden_size, config.query_key_value_width, bias=config.use_bias)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """x (B, T, H); mask (B, 1, 1, T), True where a position may be attended to, or None for all."""
         batch, length, hidden = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, hidden // self.heads)  # (B, T, 3, heads, size)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, heads, T, size)
+        query, key, value = split_heads(self.qkv(x), batch, self.heads, self.key_value_heads)
         dropout = self.dropout if self.training else 0.0
         if self.alibi:
-            bias = alibi_bias(self.heads, length, query.dtype, query.device)
+            bias = alibi_bias(self.heads, length, query.dtype, query.device).view(self.key_value_heads, -1, length)
             mask = bias if mask is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)
         attend = _attend_by_products if _products_are_faster(query) else F.scaled_dot_product_attention
-        context = attend(query, key, value, attn_mask=mask, dropout_p=dropout)  # (B, heads, T, size)
-        joined = context.transpose(1, 2).reshape(batch, length, hidden)  # (B, T, H)
-        result: torch.Tensor = self.output(joined)
+        context = attend(query, key, value, attn_mask=mask, dropout_p=dropout)
+        result: torch.Tensor = self.output(join_heads(context, length).view(batch, length, hidden))
         return result
+
+
+def split_heads(
+    qkv: torch.Tensor, batch: int, heads: int, key_value_heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """qkv, B texts of T tokens, -> query (B, G, heads / G * T, size), key and value (B, G, T, size), G key-value heads.
+
+    The queries of the heads that share a key stand one head after the other, as if they were one longer text.
+    """
+    size = qkv.shape[-1] // (heads + 2 * key_value_heads)
+    every = qkv.view(batch, -1, heads + 2 * key_value_heads, size).transpose(1, 2)  # (B, all heads, T, size)
+    query, key, value = every.split((heads, key_value_heads, key_value_heads), 1)
+    if heads != key_value_heads:
+        query = query.reshape(batch, key_value_heads, -1, size)
+    return query, key, value
+
+
+def join_heads(context: torch.Tensor, length: int) -> torch.Tensor:
+    """context (B, G, heads / G * T, size), as `split_heads` has queries, T being `length`, -> (B * T, heads * size)."""
+    batch, _, _, size = context.shape
+    return context.reshape(batch, -1, length, size).transpose(1, 2).reshape(batch * length, -1)
 
 
 def alibi_bias(heads: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -76,8 +98,8 @@ def _products_are_faster(query: torch.Tensor) -> bool:
 def _attend_by_products(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, attn_mask: torch.Tensor | None, dropout_p: float
 ) -> torch.Tensor:
-    """The same function as `F.scaled_dot_product_attention`, operands (B, heads, T, size); a float mask is added."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, T, T)
+    """The same function as `F.scaled_dot_product_attention`, operands (B, G, ..., size); a float mask is added."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if attn_mask is not None:
         if attn_mask.is_floating_point():
             scores = scores + attn_mask

@@ -35,7 +35,8 @@ def model_card(
         layer = f"dense, {config.intermediate_size:,} neurons per layer"
     rows = {
         "layers x hidden size": f"{config.num_hidden_layers} x {config.hidden_size}",
-        "attention heads": str(config.num_attention_heads),
+        "attention heads": str(config.num_attention_heads)
+        + ("" if config.num_key_value_heads is None else f", {config.num_key_value_heads} of keys and values"),
         "feedforward": layer,
         "vocabulary": f"{config.vocab_size:,}",
         "longest sequence": f"{config.max_position_embeddings} tokens",

@@ -48,6 +48,8 @@ class UltraFastBertConfig:
     """Transformer layers."""
     num_attention_heads: int = 12
     """Attention heads; divides `hidden_size`."""
+    num_key_value_heads: int | None = None
+    """Heads of the keys and values, each of which that many attention heads share; None: one for each of them."""
     max_position_embeddings: int = 128
     """The longest sequence in tokens, special tokens included."""
     pad_token_id: int = 0
@@ -141,6 +143,7 @@ class UltraFastBertConfig:
             *([] if self.embedding_size is None else [("embedding_size", 1)]),
             ("num_hidden_layers", 0),
             ("num_attention_heads", 1),
+            *([] if self.num_key_value_heads is None else [("num_key_value_heads", 1)]),
             ("max_position_embeddings", 1),
             ("shared_neurons", 0),
             ("intermediate_size", 1),
@@ -163,8 +166,24 @@ class UltraFastBertConfig:
             raise ConfigError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
             )
+        if self.num_attention_heads % self.key_value_heads:
+            raise ConfigError(
+                f"num_key_value_heads ({self.num_key_value_heads}) must divide "
+                f"num_attention_heads ({self.num_attention_heads})"
+            )
         if self.feedforward == "fff":
             check_shape(self.hidden_size, self.trees, self.depth)
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of the keys and values."""
+        return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
+
+    @property
+    def query_key_value_width(self) -> int:
+        """Numbers that a token's query, key and value have together."""
+        size = self.hidden_size // self.num_attention_heads
+        return self.hidden_size + 2 * self.key_value_heads * size
 
     @property
     def embedding_width(self) -> int:

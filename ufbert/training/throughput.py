@@ -58,7 +58,7 @@ def training_operations(config: UltraFastBertConfig, sequence_length: int, predi
     Norms, activations and the embedding's look-up do not count; a multiplication and an addition are two.
     """
     hidden = config.hidden_size
-    projections = 2 * hidden * 4 * hidden  # query, key, value and output
+    projections = 2 * hidden * (config.query_key_value_width + hidden)
     attention = 2 * 2 * sequence_length * hidden  # scores, and values weighted by them
     feedforward = 2 * 2 * hidden * config.neurons_used
     decoder = 2 * hidden * (config.vocab_size + (hidden if config.head_transform else 0))

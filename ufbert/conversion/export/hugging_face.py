@@ -245,11 +245,20 @@ def _encoder_state(model: PretrainedModel, config: UltraFastBertConfig, target: 
     return state
 
 
+def _for_each_head(attention: SelfAttention, rows: torch.Tensor) -> list[torch.Tensor]:
+    """The query's, key's and value's part of `rows`, with H rows each: heads that share a key get a copy each."""
+    hidden = attention.qkv.in_features
+    shared = attention.heads // attention.key_value_heads
+    query, *others = rows.split((hidden, hidden // shared, hidden // shared))
+    by_head = (part.unflatten(0, (attention.key_value_heads, -1)) for part in others)
+    return [query, *(part.repeat_interleave(shared, 0).flatten(0, 1) for part in by_head)]
+
+
 def _layer_state(layer: Layer, names: LayerNames) -> dict[str, torch.Tensor]:
     attention: SelfAttention = layer.attention
     assert layer.feedforward_norm is not None
-    weights = attention.qkv.weight.chunk(3)
-    biases = _bias(attention.qkv).chunk(3)
+    weights = _for_each_head(attention, attention.qkv.weight)
+    biases = _for_each_head(attention, _bias(attention.qkv))
     state = {
         **_norm(names.attention_norm, layer.attention_norm),
         **_norm(names.feedforward_norm, layer.feedforward_norm),

@@ -150,7 +150,8 @@ class PackedEncoder(nn.Module):
         if not config.alibi:
             return Group(texts, length)
         device = self.embeddings.word.weight.device
-        return Group(texts, length, alibi_bias(config.num_attention_heads, length, self.dtype, device))
+        bias = alibi_bias(config.num_attention_heads, length, self.dtype, device)
+        return Group(texts, length, bias.view(config.key_value_heads, -1, length))
 
     def _embed(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None, lengths: list[int]) -> torch.Tensor:
         """The tokens' embeddings (total, H)."""
