@@ -3,6 +3,6 @@
 A leaf of the package: it knows numpy and numba, neither torch nor the rest of ufbert.
 """
 
-from .wrappers import backward, forward, forward_at, keep_paths, quantize_at
+from .wrappers import backward, finish_rows_at, forward, forward_at, keep_paths, quantize_rows_at
 
-__all__ = ["backward", "forward", "forward_at", "keep_paths", "quantize_at"]
+__all__ = ["backward", "finish_rows_at", "forward", "forward_at", "keep_paths", "quantize_rows_at"]

@@ -1,18 +1,23 @@
-"""bfloat16 numbers to unsigned bytes, for 8-bit matrix products."""
+"""What stands around 8-bit matrix products: bfloat16 rows to unsigned bytes, and the products' scales.
+
+Each row has a scale of its own, so that what a token becomes does not depend on those that come with it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import carray, types  # type: ignore[attr-defined,unused-ignore]
 from numba.extending import intrinsic
 
+from .activation import gelu_into
 from .compilation import kernel
 from .products import row_loop
-from .vectors import BYTE, I32, Storage, declare, fused, splat
+from .vectors import BYTE, I32, Storage, declare, fused, pointer_to, splat
 
-__all__ = ["ZERO", "quantize"]
+__all__ = ["ZERO", "finish_rows", "quantize_rows"]
 
 ZERO = 128
 """The byte that stands for 0."""
@@ -56,6 +61,73 @@ def _quantize(typingctx: Any, like: Any, x_at: Any, result_at: Any, count: Any, 
 
 
 @kernel
-def quantize(like: Any, x_at: int, result_at: int, scale: Any, start: int, stop: int) -> None:
-    """result[i] = round(x[i] * scale) + 128 for `start` <= i < `stop`; |x[i] * scale| must not exceed 127."""
-    _quantize(like, x_at + start * like.itemsize, result_at + start, stop - start, scale)
+def quantize_rows(
+    like: Any, like_scales: Any, x_at: int, result_at: int, scales_at: int, columns: int, start: int, stop: int
+) -> None:
+    """Rows `start` to `stop`: result = round(x / scale) + 128, where scale = max|x| / 127 of that row is written too.
+
+    A row with a NaN or an infinity has a scale of NaN, and bytes that say nothing.
+    """
+    x = carray(pointer_to(x_at, like), (stop, columns))
+    scales = carray(pointer_to(scales_at, like_scales), stop)
+    bits_i = np.empty(1, np.uint32)
+    number_i = bits_i.view(np.float32)
+    for i in range(start, stop):
+        largest = np.uint16(0)
+        row = x[i]
+        for j in range(columns):  # without their signs, numbers are ordered as their bits are
+            largest = max(largest, row[j] & np.uint16(0x7FFF))
+        bits_i[0] = np.uint32(largest) << 16
+        finite = largest < 0x7F80
+        scales[i] = number_i[0] * np.float32(1 / 127) if finite else np.float32(np.nan)
+        factor = np.float32(127) / number_i[0] if finite and largest > 0 else np.float32(0)
+        _quantize(like, x_at + i * columns * like.itemsize, result_at + i * columns, columns, factor)
+
+
+@kernel
+def finish_rows(
+    like: Any, like_scales: Any, addresses: Any, columns: int, has_bias: bool, gelu: bool, adds: bool,
+    start: int, stop: int,
+) -> None:  # fmt: skip
+    """Rows `start` to `stop` of y, in place: y = gelu(y * scale of the row + bias) + residual; all but the scale if so.
+
+    `addresses` are those of y, the scales (float32), the bias (float32) and the residual; y and the residual are
+    bfloat16, whose bits `like` holds.
+    """
+    y_at, scales_at, bias_at, residual_at = addresses
+    y = carray(pointer_to(y_at, like), (stop, columns))
+    scales = carray(pointer_to(scales_at, like_scales), stop)
+    bias = carray(pointer_to(bias_at, like_scales), columns if has_bias else 0)
+    residual = carray(pointer_to(residual_at, like), (stop if adds else 0, columns))
+    bits_j = np.empty(columns, np.uint32)
+    number_j = bits_j.view(np.float32)
+    for i in range(start, stop):
+        scale = scales[i]
+        for j in range(columns):
+            bits_j[j] = np.uint32(y[i, j]) << np.uint32(16)
+        if has_bias:
+            for j in range(columns):
+                number_j[j] = number_j[j] * scale + bias[j]
+        else:
+            for j in range(columns):
+                number_j[j] *= scale
+        if gelu:
+            gelu_into(number_j, number_j)
+        if adds:
+            _add_row(residual[i], number_j)
+        for j in range(columns):  # to nearest, ties to even; a NaN is kept one
+            b = bits_j[j]
+            rounded = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            y[i, j] = np.uint16(0x7FC0) if nan else np.uint16(rounded)
+
+
+@kernel
+def _add_row(stored_j: Any, number_j: Any) -> None:
+    """number += the bfloat16 numbers whose bits `stored_j` holds."""
+    bits_j = np.empty(stored_j.size, np.uint32)
+    for j in range(stored_j.size):
+        bits_j[j] = np.uint32(stored_j[j]) << np.uint32(16)
+    other_j = bits_j.view(np.float32)
+    for j in range(stored_j.size):
+        number_j[j] += other_j[j]

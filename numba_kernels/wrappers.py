@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from .few import MOST_TOKENS, forward_few
 from .gradient import add_weight_gradients, order_by_leaf, token_gradients
 from .layer import forward_chunk
 from .masking import keep_paths as _keep_paths
-from .quantization import quantize
+from .quantization import finish_rows, quantize_rows
 from .records import Gradients, Neurons
 from .threads import run_chunks
 
-__all__ = ["backward", "forward", "forward_at", "keep_paths", "quantize_at"]
+__all__ = ["backward", "finish_rows_at", "forward", "forward_at", "keep_paths", "quantize_rows_at"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -87,19 +88,44 @@ def keep_paths(
     run_chunks(work, -(-tokens // TOKENS_PER_CHUNK), threads)
 
 
-def quantize_at(x_at: int, result_at: int, size: int, scale: float, threads: int = 1) -> None:
-    """`size` bfloat16 numbers at `x_at`, times `scale`, rounded, plus 128, to as many bytes at `result_at`; unchecked.
+def quantize_rows_at(x_at: int, result_at: int, scales_at: int, rows: int, columns: int, threads: int = 1) -> None:
+    """`rows` of bfloat16 numbers at `x_at` to as many bytes at `result_at`, unchecked.
 
-    Their products with `scale` must lie within -127 and 127.
+    A byte is x / scale rounded, plus 128; the scale of a row, its largest |x| over 127, goes to `scales_at` (float32).
     """
-    like, _ = STORAGES["bfloat16"]
-    piece = max(NUMBERS_PER_CHUNK, -(-size // threads))
+    like, like_scales = STORAGES["bfloat16"]
 
-    def work(chunk: int) -> None:
-        start = chunk * piece
-        quantize(like, x_at, result_at, np.float32(scale), start, min(start + piece, size))
+    def work(start: int, stop: int) -> None:
+        quantize_rows(like, like_scales, x_at, result_at, scales_at, columns, start, stop)
 
-    run_chunks(work, -(-size // piece), threads)
+    _run_rows(work, rows, columns, threads)
+
+
+def finish_rows_at(
+    addresses: tuple[int, int, int, int], rows: int, columns: int, gelu: bool = False, threads: int = 1
+) -> None:
+    """y = gelu(y * the row's scale + bias) + residual in place, unchecked.
+
+    `addresses` are those of y, scales, bias and residual: y and residual bfloat16, the others float32. The last two
+    may be 0 for what is not there.
+    """
+    like, like_scales = STORAGES["bfloat16"]
+    has_bias, adds = bool(addresses[2]), bool(addresses[3])
+
+    def work(start: int, stop: int) -> None:
+        finish_rows(like, like_scales, addresses, columns, has_bias, gelu, adds, start, stop)
+
+    _run_rows(work, rows, columns, threads)
+
+
+def _run_rows(work: Callable[[int, int], None], rows: int, columns: int, threads: int) -> None:
+    """`work` on chunks of rows, each worth a thread."""
+    piece = max(1, NUMBERS_PER_CHUNK // columns, -(-rows // threads))
+
+    def chunk(number: int) -> None:
+        work(number * piece, min((number + 1) * piece, rows))
+
+    run_chunks(chunk, -(-rows // piece), threads)
 
 
 def _chunks(tokens: int, threads: int, numbers: int) -> list[tuple[int, int]]:

@@ -103,8 +103,14 @@ def test_bfloat16_and_bytes(c: ctypes.CDLL) -> None:
     assert np.isnan(wide(y[2])).all()
     assert np.isnan(wide(narrow(np.array([np.nan], np.float32)))).all()
     numbers = stored[0][:2].copy()
-    scale = float(np.float32(100 / np.abs(wide(numbers)).max()))
     result = np.empty(numbers.shape, np.uint8)
-    numba_kernels.quantize_at(numbers.ctypes.data, result.ctypes.data, numbers.size, scale)
-    expected = [c.quantized(ctypes.c_float(number), ctypes.c_float(scale)) for number in wide(numbers).ravel().tolist()]
+    scales = np.empty(2, np.float32)
+    numba_kernels.quantize_rows_at(numbers.ctypes.data, result.ctypes.data, scales.ctypes.data, 2, HIDDEN)
+    largest = np.abs(wide(numbers)).max(1)
+    np.testing.assert_allclose(scales, largest / 127, rtol=1e-6)
+    expected = [
+        c.quantized(ctypes.c_float(number), ctypes.c_float(float(np.float32(127) / most)))
+        for row, most in zip(wide(numbers), largest, strict=True)
+        for number in row.tolist()
+    ]
     np.testing.assert_array_equal(result.ravel(), np.array(expected, np.uint8))
