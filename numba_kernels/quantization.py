@@ -101,6 +101,7 @@ def finish_rows(
     residual = carray(pointer_to(residual_at, like), (stop if adds else 0, columns))
     bits_j = np.empty(columns, np.uint32)
     number_j = bits_j.view(np.float32)
+    activation_j = np.empty(columns if gelu else 0, np.float32)
     for i in range(start, stop):
         scale = scales[i]
         for j in range(columns):
@@ -112,7 +113,8 @@ def finish_rows(
             for j in range(columns):
                 number_j[j] *= scale
         if gelu:
-            gelu_into(number_j, number_j)
+            gelu_into(number_j, activation_j)  # in place it would be no vector code
+            number_j[:] = activation_j
         if adds:
             _add_row(residual[i], number_j)
         for j in range(columns):  # to nearest, ties to even; a NaN is kept one
