@@ -51,6 +51,42 @@ def test_every_token_uses_them_and_all_gradients_flow(backend: str) -> None:
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-9), name
 
 
+@pytest.mark.parametrize("shape", [(16,), (7, 16), (2, 3, 16)])
+def test_inference_adds_them_in_place_and_leaves_its_input(shape: tuple[int, ...]) -> None:
+    layer = layer_of(dtype=torch.float32)
+    x = torch.randn(shape)
+    kept = x.clone()
+    truth = expected(layer, x.reshape(-1, 16)).reshape(shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), truth)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(layer(x).float(), truth, rtol=0.05, atol=0.05)
+    assert torch.equal(x, kept)
+
+
+def test_what_replaces_or_watches_the_second_product_is_called_in_inference_too() -> None:
+    class Twice(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    layer = layer_of(dtype=torch.float32)
+    shared = layer.shared
+    assert shared is not None
+    x = torch.randn(7, 16)
+    trees, truth = layer.walk(x), expected(layer, x)
+    seen: list[torch.Size] = []
+    handle = shared.linear_out.register_forward_hook(lambda _module, _inputs, y: seen.append(y.shape))
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), truth)
+    handle.remove()
+    assert seen == [x.shape]
+    changed = Twice(5, 16, bias=False)
+    changed.weight = shared.linear_out.weight
+    shared.linear_out = changed
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), trees + 2 * (truth - trees))
+
+
 def test_other_forms_of_the_layer_keep_them() -> None:
     layer = layer_of(dtype=torch.float32)
     x = torch.randn(2, 7, 16)

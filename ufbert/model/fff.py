@@ -35,6 +35,22 @@ class SharedNeurons(nn.Module):
         y: torch.Tensor = self.linear_out(F.gelu(self.linear_in(x)))
         return y
 
+    def add_to(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """y + forward(x), both (..., H) and y contiguous; in inference mode y itself is overwritten."""
+        beside: torch.Tensor
+        if not torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+            beside = self(x)
+            return y + beside.to(y.dtype)
+        inner, out = F.gelu(self.linear_in(x)), self.linear_out
+        plain = type(out) is nn.Linear and not (out._forward_hooks or out._forward_pre_hooks)
+        if not plain or not y.dtype == inner.dtype == out.weight.dtype:
+            beside = out(inner)
+            return y.add_(beside)
+        # The product adds to what the trees left in the cache: no second result that is written and read again.
+        hidden, neurons = out.weight.shape
+        y.view(-1, hidden).addmm_(inner.reshape(-1, neurons), out.weight.t())
+        return y
+
 
 class FFF(nn.Module):
     """Feedforward layer whose neurons stand in `trees` balanced binary trees of `depth` edges.
@@ -110,7 +126,7 @@ class FFF(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., H) of any floating dtype -> the same shape and dtype; on a GPU under autocast its dtype."""
         y = self.walk(x)
-        return y if self.shared is None else y + self.shared(x).to(y.dtype)
+        return y if self.shared is None else self.shared.add_to(y, x)
 
     def walk(self, x: torch.Tensor) -> torch.Tensor:
         """What the trees alone give, with the output bias: shapes as in `forward`."""
