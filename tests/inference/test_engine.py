@@ -181,13 +181,19 @@ def test_an_int8_text_does_not_depend_on_its_batch(tiny_config: UltraFastBertCon
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("supported", [True, False])
-def test_a_packed_linear_layer_is_torchs(dtype: torch.dtype, supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on a processor whose oneDNN refuses bfloat16: one with AVX2 alone."""
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_a_packed_linear_layer_is_torchs(
+    dtype: torch.dtype, supported: bool, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a processor whose oneDNN refuses bfloat16, and with GELU and residual inside and after the product."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     if not supported:
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     weight, bias, x = torch.randn(24, 40), torch.randn(24), torch.randn(3, 5, 40)
     residual = torch.randn(3, 5, 24)
+    kept = residual.clone()
     linear = PackedLinear(weight, bias, dtype)
+    assert linear.fuses == (capability == "AVX512")
     exact = torch.nn.functional.linear(x, weight, bias)
     rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (0.02, 0.1)
     with torch.inference_mode():
@@ -197,6 +203,7 @@ def test_a_packed_linear_layer_is_torchs(dtype: torch.dtype, supported: bool, mo
         )
         torch.testing.assert_close(linear(x, residual.to(dtype)).float(), exact + residual, rtol=rtol, atol=atol)
         assert linear(x).dtype == linear(x, residual.to(dtype)).dtype == dtype
+    assert torch.equal(residual, kept)
 
 
 def test_int8_is_refused_on_a_gpu_in_one_line() -> None:

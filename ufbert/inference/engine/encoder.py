@@ -55,11 +55,12 @@ class PackedTrees(nn.Module):
         self.trees = layer.to(dtype)
         self.shared = None if layer.shared is None else PackedFeedforward(layer.shared, "gelu", dtype, make)
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """x and residual (total, H) -> residual + feedforward(x)."""
-        if self.shared is not None:
-            residual = self.shared(x, residual)
-        return self.trees.walk(x).add_(residual)
+        y = self.trees.walk(x)
+        if residual is not None:
+            y.add_(residual)
+        return y if self.shared is None else self.shared(x, y)
 
 
 class PackedLayer(nn.Module):
