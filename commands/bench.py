@@ -78,12 +78,16 @@ def bench(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads for every implementation; 0: all cores.")] = 0,
     trees: Annotated[int | None, typer.Option(min=1, help="Trees of the fast feedforward layer.")] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Edges from root to leaf.")] = None,
+    shared: Annotated[
+        int, typer.Option(min=0, help="Dense neurons beside the trees, which every token uses (layer).")
+    ] = 0,
     hidden_size: Annotated[int | None, typer.Option(min=1, help="Width of a token.")] = None,
     intermediate_size: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Neurons of the dense layer; by default as many as the trees have, in the encoder 4 x hidden size.",
+            help="Neurons of the dense layer; by default as many as the trees and --shared have, in the encoder "
+            "4 x hidden size.",
         ),
     ] = None,
     layers: Annotated[
@@ -191,6 +195,7 @@ def bench(
             threads=threads,
             trees=trees,
             depth=depth,
+            shared_neurons=shared,
             hidden_size=hidden_size,
             intermediate_size=intermediate_size,
             layers=layers,

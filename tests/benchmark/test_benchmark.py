@@ -64,6 +64,13 @@ class TestSettings:
         shape = BenchmarkSettings.from_options(preset="gpt3", depth=3, trees=2).shape
         assert (shape.intermediate_size, shape.neurons_visited) == (30, 8)
 
+    def test_shared_neurons_are_visited_and_the_dense_layer_has_as_many(self) -> None:
+        shape = BenchmarkSettings.from_options(hidden_size=384, trees=12, depth=6, shared_neurons=64).shape
+        assert (shape.neurons_available, shape.neurons_visited) == (12 * 127 + 64, 12 * 7 + 64)
+        assert shape.intermediate_size == shape.neurons_available
+        assert shape.name == "12x6+64"
+        assert BenchmarkSettings.from_options(shared_neurons=9).shape.intermediate_size == 4095 + 9
+
     def test_batches_are_sorted_and_counted_once(self) -> None:
         assert BenchmarkSettings.from_options(batches="32, 1,32").batches == (1, 32)
 
@@ -76,6 +83,7 @@ class TestSettings:
             ({"dtypes": "float16"}, "--dtype takes float32 and bfloat16, not 'float16'"),
             ({"depth": 40}, "the largest depth is 31"),
             ({"seconds": 0.0}, "--seconds must be above 0"),
+            ({"shared_neurons": -1}, "--shared must be at least 0, not -1"),
             ({"subject": "encoder", "direction": "training"}, "--direction belongs to `bench layer`"),
             ({"subject": "encoder", "hidden_size": 100}, "--hidden-size 100 is no multiple of 12 attention heads"),
         ],
@@ -156,6 +164,24 @@ class TestReference:
         results = by_autograd(masked_dense_fff, x, g, weights)
         assert check_training(results, tree_gradients(x, g, weights), torch.float32).error < 1e-12
 
+    def test_shared_neurons_add_their_dense_layer(self) -> None:
+        weights = draw_trees(16, 2, 3, 0, torch.float64, CPU, 6)
+        assert weights.shared is not None
+        assert len(weights.tensors) == 6
+        x, g = (draw_inputs(30, 16, seed, torch.float64, CPU) for seed in (1, 2))
+        alone = dataclasses.replace(weights, shared=None)
+        beside = dense.linear_gelu_linear(x, *weights.shared.tensors)
+        torch.testing.assert_close(walk_rows(x, weights).y, walk_rows(x, alone).y + beside)
+        results = by_autograd(conditional.beside_shared(masked_dense_fff), x, g, weights)
+        wanted = tree_gradients(x, g, weights)
+        assert check_training(results, wanted, torch.float32).error < 1e-12
+        names = ("grad_w_in (shared)", "grad_b_in (shared)", "grad_w_out (shared)")
+        for number, name in enumerate(names, start=5):
+            damaged = list(results)
+            damaged[number] = damaged[number] * 1.01
+            failure = check_training(tuple(damaged), wanted, torch.float32).failure
+            assert failure.startswith(f"{name} is off by 0.01")
+
     def test_gradients_of_dense_layers_are_those_of_autograd(self) -> None:
         weights = draw_dense(16, 700, 0, torch.float64, CPU)
         x, g = (draw_inputs(50, 16, seed, torch.float64, CPU) for seed in (1, 2))
@@ -183,7 +209,7 @@ class TestReference:
 
 
 def by_autograd(function: Any, x: torch.Tensor, g: torch.Tensor, weights: Any) -> tuple[torch.Tensor, ...]:
-    leaves = [t.clone().requires_grad_() for t in (x, weights.w_in, weights.b_in, weights.w_out)]
+    leaves = [t.clone().requires_grad_() for t in (x, *weights.tensors)]
     y = function(*leaves)
     return (y.detach(), *torch.autograd.grad(y, leaves, g))
 
@@ -250,13 +276,15 @@ class TestImplementations:
     @pytest.mark.parametrize(
         ("implementation", "direction", "dtype"), everything(), ids=lambda v: getattr(v, "name", v)
     )
-    @pytest.mark.parametrize("shape", [(16, 1, 3), (24, 3, 2), (16, 5, 0)], ids=str)
+    @pytest.mark.parametrize("shape", [(16, 1, 3, 0), (24, 3, 2, 0), (16, 5, 0, 0), (16, 2, 2, 6)], ids=str)
     def test_all_are_right(
-        self, implementation: Implementation, direction: str, dtype: str, shape: tuple[int, int, int]
+        self, implementation: Implementation, direction: str, dtype: str, shape: tuple[int, int, int, int]
     ) -> None:
         if reason := implementation.missing():
             pytest.skip(reason)
-        hidden, number, depth = shape
+        hidden, number, depth, shared = shape
+        if (shared > 0) not in implementation.timed_with:
+            pytest.skip("not timed with shared neurons" if shared else "timed with shared neurons only")
         tokens = 9
         settings = tiny(hidden_size=hidden, trees=number, depth=depth, direction=direction, batches=str(tokens))
         kind = getattr(torch, dtype)
@@ -265,12 +293,12 @@ class TestImplementations:
         if layer == "ff":
             weights = draw_dense(hidden, settings.shape.intermediate_size, 0, kind, CPU)
         else:
-            weights = draw_trees(hidden, number, depth, 0, kind, CPU)
+            weights = draw_trees(hidden, number, depth, 0, kind, CPU, shared)
         pool = draw_pool(settings, weights, kind, CPU)
         situation = Situation(device=CPU, dtype=kind, batch=tokens, threads=2, direction=direction)
         with torch.inference_mode(direction == "forward"):
             function = implementation.prepare(weights, situation)
-            checker = Checker({(layer, role): [weights]}, pool, kind, tokens, training=direction == "training")
+            checker = Checker({(layer, role): [weights]}, pool, kind, training=direction == "training")
             given = implementation.convert(next(pool.batches(tokens)))
             found = checker.check(implementation, implementation.restore(function(given)), tokens)
         assert found.failure == ""

@@ -91,7 +91,7 @@ def test_layer_tables_and_json(bench: Bench, tmp_path: Path) -> None:
 
     document = json.loads((tmp_path / "out.json").read_text())
     expected = {"machine", "settings", "paths", "results", "depth_sweep", "reported", "absent", "warnings", "seconds"}
-    assert set(document) == expected
+    assert set(document) == expected | {"dense_widths", "shared_parts"}
     assert document["machine"]["limits"] == LIMITS
     assert document["machine"]["processor"]
     assert document["machine"]["peak_memory_bytes"] > 10**7
@@ -118,6 +118,80 @@ def test_layer_tables_and_json(bench: Bench, tmp_path: Path) -> None:
         assert result["speedup_over_dense"] == pytest.approx(min(rivals) / result["microseconds_per_token"])
     assert {entry["speedup_over_dense"] for entry in document["reported"] if entry["level"]} == {48.0, 78.0}
     assert all("2023" in entry["source"] for entry in document["reported"])
+
+
+def test_the_dense_width_of_the_same_time(bench: Bench, tmp_path: Path) -> None:
+    code, out, _ = bench(
+        "layer", *LAYER, "--depth=6", "--batch=64", "--dtype=float32", "--seconds=3", "--json=out.json",
+        "--implementations=torch-eager,blas-gemm,ufbert",
+    )  # fmt: skip
+    assert code == 0
+    assert "In dense neurons, float32, one layer over and over, 1x6 at hidden size 16" in out
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["shared_parts"] == []
+    (entry,) = document["dense_widths"]
+    widths = [rung["neurons"] for rung in entry["rungs"]]
+    assert widths[0] == entry["neurons_visited"] == 7
+    assert widths[-1] == 127
+    assert widths == sorted(set(widths))
+    assert all(width % 8 == 0 for width in widths[1:-1])
+    found = [entry[name] for name in ("lower", "dense_width", "upper")]
+    assert all(7 <= width["neurons"] <= 127 for width in found)
+    assert found[0]["neurons"] <= found[1]["neurons"] <= found[2]["neurons"]
+    assert all(width["beyond"] in (None, "<", ">") for width in found)
+    assert all(width["neurons"] in (7, 127) for width in found if width["beyond"])
+    results = {r["implementation"]: r for r in document["results"] if r["weights"] == "warm"}
+    ours, dense = results["ufbert"], results[results["ufbert"]["fastest_dense"]]
+    full = entry["rungs"][-1]
+    assert full["implementation"] == dense["implementation"]
+    assert full["microseconds_per_token"] == pytest.approx(dense["microseconds_per_token"])
+    assert entry["ours"]["microseconds_per_token"] == pytest.approx(ours["microseconds_per_token"])
+    assert entry["visited_over_dense_neuron"] == pytest.approx(1 / ours["share_of_bound"])
+
+
+@pytest.mark.parametrize("direction", ["forward", "training"])
+def test_shared_neurons_are_timed_beside_their_dense_layer(bench: Bench, tmp_path: Path, direction: str) -> None:
+    code, out, _ = bench(
+        "layer", *LAYER, "--trees=2", "--shared=5", "--batch=8", "--dtype=float32", f"--direction={direction}",
+        "--json=out.json",
+        "--implementations=torch-eager,torch-bmm,torch-masked,ufbert,ufbert-packed,ufbert-kernel,path-ufbert,blas-gemv",
+    )  # fmt: skip
+    assert code == 0
+    forward = direction == "forward"
+    assert "trees x depth 2x3+5: 13 of 35 neurons visited, against 35 dense neurons; bound 2.7x" in out
+    assert "Microseconds a token, float32, one layer over and over, 5 shared neurons" in " ".join(out.split())
+    assert "5 shared neurons, float32, microseconds a token" in " ".join(out.split())
+    assert "(has no shared neurons)" in out
+    document = json.loads((tmp_path / "out.json").read_text())
+    settings = document["settings"]
+    assert (settings["shared_neurons"], settings["intermediate_size"], settings["bound"]) == (5, 35, 35 / 13)
+    results = {(r["layer"], r["implementation"]): r for r in document["results"] if r["weights"] == "warm"}
+    conditional = {"torch-bmm", "torch-masked", "ufbert", "path-ufbert"} | ({"ufbert-packed"} if forward else set())
+    assert {name for layer, name in results if layer == "fff"} == conditional
+    absent = {(entry["implementation"], entry["reason"]) for entry in document["absent"]}
+    assert absent == {
+        (name, "has no shared neurons") for name in ("ufbert-kernel", *(["blas-gemv"] if forward else []))
+    }
+    ours, masked, control = (results["fff", name] for name in ("ufbert", "torch-masked", "path-ufbert"))
+    assert (ours["neurons"], ours["neurons_visited"], ours["shared_neurons"]) == (35, 13, 5)
+    assert masked["neurons_visited"] == 35
+    assert (control["trees"], control["neurons"], control["shared_neurons"]) == (13, 13, 0)
+    assert results["ff", "torch-eager"]["shared_neurons"] is None
+    assert len(document["dense_widths"]) == (1 if forward else 0)
+    parts = document["shared_parts"]
+    assert [part["whole"]["implementation"] for part in parts] == ["ufbert", "ufbert-packed"][: 1 + forward]
+    for part in parts:
+        assert (part["shared_neurons"], part["direction"], part["trees"]["implementation"]) == (5, direction, "ufbert")
+        assert part["dense"]["implementation"] in ("torch-eager", "torch-bmm", "blas-gemv")
+        assert part["whole_over_trees_and_dense"]["median"] > 0
+        assert set(part["shared_over_dense"]) == {"median", "lower", "upper"}
+
+
+def test_without_shared_neurons_the_packed_layer_says_what_it_lacks(bench: Bench) -> None:
+    code, out, _ = bench(*LAYER, "--batch=8", "--dtype=float32", "--implementations=torch-eager,ufbert-packed")
+    assert code == 0
+    assert "Not timed in float32: fff ufbert-packed (takes --shared)" in out
+    assert "In dense neurons" not in out
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
@@ -218,6 +292,7 @@ def test_a_busy_machine_is_reported(bench: Bench, monkeypatch: pytest.MonkeyPatc
         (["training", "--implementations=theirs"], "error: unknown implementation 'theirs'; known: torch-eager, "),
         (["encoder", "--dtype=int4"], "error: --dtype takes float32, bfloat16 and int8, not 'int4'"),
         (["--depth=30"], "error: depth 30 with 1 trees and hidden_size 768 needs "),
+        (["encoder", "--shared=8"], "error: --shared belongs to `bench layer`; `bench encoder` has trees alone"),
         (["--plot=figure.gif"], "error: --plot figure.gif: the name must end in .svg, .png, .pdf"),
         (["training", "--plot=figure.png"], "error: --plot draws the layer and encoder benchmarks"),
         (["--json=there.json"], "error: there.json: already exists; choose another --json for the results"),

@@ -19,6 +19,7 @@ def figure(layer: str, name: str, microseconds: float, **changes: Any) -> Result
     values: dict[str, Any] = {
         "layer": layer, "implementation": name, "level": None, "role": "subject", "device": "cpu", "dtype": "float32",
         "threads": 1, "batch": 4, "direction": "forward", "weights": "warm", "layers": 1, "trees": 1, "depth": 3,
+        "shared_neurons": None,
         "hidden_size": 16, "neurons": 15, "neurons_visited": 4 if layer == "fff" else 15, "timed_tokens": 4,
         "spread": Spread(*[4e-6 * microseconds] * 3), "samples": 5, "calls_per_sample": 1, "checked_tokens": 4,
         "largest_error": 0.0, "diverted_tokens": 0,

@@ -102,6 +102,7 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
             layer = LayerBenchmark(settings, device, limits, threads, budget, tell, advance)
             layer.run(reserve=SWEEP_SHARE * settings.seconds if sweep else 0.0)
             report.results, report.absent, report.paths = layer.results, layer.absent, layer.paths
+            report.dense_widths, report.shared_parts = layer.dense_widths, layer.shared_parts
             if layer.layers < settings.layers:
                 report.warnings.append(
                     f"memory suffices for cycling through {layer.layers} layers, not {settings.layers}"

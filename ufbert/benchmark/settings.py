@@ -25,16 +25,23 @@ class Shape:
     """D, edges from root to leaf."""
     intermediate_size: int = 4095
     """Neurons of the dense layer that the trees are compared with."""
+    shared_neurons: int = 0
+    """S, dense neurons beside the trees, which every token uses."""
 
     @property
     def neurons_available(self) -> int:
-        """Neurons of all trees."""
-        return self.trees * node_count(self.depth)
+        """Neurons of all trees, and the shared ones."""
+        return self.trees * node_count(self.depth) + self.shared_neurons
 
     @property
     def neurons_visited(self) -> int:
         """Neurons a token uses."""
-        return self.trees * (self.depth + 1)
+        return self.trees * (self.depth + 1) + self.shared_neurons
+
+    @property
+    def name(self) -> str:
+        """Trees x depth, and the shared neurons beside them, as in `model.shape`."""
+        return f"{self.trees}x{self.depth}" + (f"+{self.shared_neurons}" if self.shared_neurons else "")
 
     def weight_bytes(self, neurons: int, item_bytes: int) -> int:
         """Of a layer of so many neurons, with a bias each."""
@@ -112,6 +119,8 @@ class BenchmarkSettings:
         check_shape(shape.hidden_size, shape.trees, shape.depth)
         if shape.intermediate_size < 1:
             raise ConfigError(f"--intermediate-size must be at least 1, not {shape.intermediate_size}")
+        if shape.shared_neurons < 0:
+            raise ConfigError(f"--shared must be at least 0, not {shape.shared_neurons}")
         if not self.batches or min(self.batches) < 1:
             raise ConfigError(f"--batch takes whole numbers of at least 1, not {list(self.batches)}")
         known = ENCODER_DTYPES if self.subject == "encoder" else DTYPES
@@ -124,6 +133,8 @@ class BenchmarkSettings:
             raise ConfigError(f"--seconds must be above 0, not {self.seconds}")
         if self.subject != "layer" and shape.hidden_size % self.heads:
             raise ConfigError(f"--hidden-size {shape.hidden_size} is no multiple of {self.heads} attention heads")
+        if self.subject != "layer" and shape.shared_neurons:
+            raise ConfigError(f"--shared belongs to `bench layer`; `bench {self.subject}` has trees alone")
         if self.subject != "layer" and self.direction != "forward":
             raise ConfigError(
                 "--direction belongs to `bench layer`; `bench training` times forward and backward of a model"
@@ -145,6 +156,7 @@ class BenchmarkSettings:
         threads: int = 0,
         trees: int | None = None,
         depth: int | None = None,
+        shared_neurons: int = 0,
         hidden_size: int | None = None,
         intermediate_size: int | None = None,
         layers: int | None = None,
@@ -169,7 +181,7 @@ class BenchmarkSettings:
         if not intermediate_size:
             as_preset = (trees, depth) == (chosen["trees"], chosen["depth"])
             intermediate_size = int(chosen.get("intermediate_size", 0)) if as_preset else 0
-            intermediate_size = intermediate_size or trees * node_count(depth)
+            intermediate_size = (intermediate_size or trees * node_count(depth)) + shared_neurons
         if not batches:
             default = (GPU_BATCHES if device == "cuda" else DEFAULT_BATCHES).get((subject, direction), (1,))
             numbers = tuple(chosen.get("batches", default)) if subject == "layer" else default
@@ -179,7 +191,13 @@ class BenchmarkSettings:
         return cls(
             subject=subject,
             device=device,
-            shape=Shape(hidden_size=hidden_size, trees=trees, depth=depth, intermediate_size=intermediate_size),
+            shape=Shape(
+                hidden_size=hidden_size,
+                trees=trees,
+                depth=depth,
+                intermediate_size=intermediate_size,
+                shared_neurons=shared_neurons,
+            ),
             batches=tuple(sorted(set(numbers))),
             threads=threads or available_cores(),
             dtypes=tuple(dict.fromkeys(_items(dtypes))) or default_dtypes,

@@ -22,27 +22,37 @@ CHECK_OPERATIONS = 2e10  # float64 operations that the dense reference may cost
 class Checker:
     """The reference's results for the first batch of the pool, computed once per dtype, batch and layer."""
 
-    def __init__(self, operands: Operands, pool: Pool, dtype: torch.dtype, batch: int, *, training: bool) -> None:
+    def __init__(self, operands: Operands, pool: Pool, dtype: torch.dtype, *, training: bool) -> None:
         self._operands, self._dtype, self._training = operands, dtype, training
-        self._pool, self._batch = pool, batch
+        self._pool = pool
         self._known: dict[Any, Any] = {}
 
     def check(self, implementation: Implementation, result: Any, tokens: int) -> Check:
         """Compare what an implementation returned for the first `tokens` tokens of the pool."""
         weights = self._operands[implementation.layer, implementation.role][0]
-        first = next(self._pool.batches(tokens))
         key = (implementation.layer, implementation.role, tokens)
-        if self._training:
-            if key not in self._known:
-                self._known[key] = expected_gradients(weights, first)
-            return check_training(
-                result, self._known[key], self._dtype, TF32_TOLERANCE if implementation.tf32 else None
-            )
-        rows = checked_rows(tokens, weights, first.device)
         if key not in self._known:
-            self._known[key] = expected_rows(weights, first[rows])
-        expected, margin = self._known[key]
+            self._known[key] = self._expected(weights, tokens)
+        return self._compare(weights, implementation, result, tokens, self._known[key])
+
+    def check_weights(self, weights: Weights, implementation: Implementation, result: Any, tokens: int) -> Check:
+        """The same for other weights than the operands'."""
+        return self._compare(weights, implementation, result, tokens, self._expected(weights, tokens))
+
+    def _expected(self, weights: Weights, tokens: int) -> Any:
+        first = next(self._pool.batches(tokens))
+        if self._training:
+            return expected_gradients(weights, first)
+        return expected_rows(weights, first[checked_rows(tokens, weights, first.device)])
+
+    def _compare(
+        self, weights: Weights, implementation: Implementation, result: Any, tokens: int, wanted: Any
+    ) -> Check:
         tolerance = TF32_TOLERANCE if implementation.tf32 else None
+        if self._training:
+            return check_training(result, wanted, self._dtype, tolerance)
+        rows = checked_rows(tokens, weights, result.device)
+        expected, margin = wanted
         return check_output(result[rows], expected, self._dtype, margin, tolerance)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ufbert.cmm.operator import cmm
+from ufbert.inference.engine.encoder import PackedTrees
+from ufbert.inference.engine.linear import PackedLinear
 from ufbert.model.fff import FFF, masked_dense_fff
 
+from .dense import linear_gelu_linear
 from .gpu_layers import naive, no_gpu_kernels, no_kernels_on
-from .implementations import Function, Implementation, Situation, differentiated
+from .implementations import Function, Implementation, Situation, differentiated, with_gradients
 from .operands import TreeWeights, from_numpy, to_numpy
 
 __all__ = ["CONDITIONAL"]
@@ -19,13 +22,28 @@ __all__ = ["CONDITIONAL"]
 
 def layer(weights: TreeWeights, situation: Situation) -> Function:
     """The module a user holds, backend `auto`."""
-    trees, nodes, hidden = weights.w_in.shape
+    module = _module(weights)
     if situation.direction == "training":
-        return differentiated(lambda x, *operands: cmm(x, *operands), weights, "training")
-    module = FFF(hidden, trees, nodes.bit_length() - 1, device="meta", dtype=situation.dtype)
-    for name in ("w_in", "b_in", "w_out"):
-        setattr(module, name, torch.nn.Parameter(getattr(weights, name), requires_grad=False))
-    return module.eval()
+        return with_gradients(module, list(module.parameters()))
+    return module.requires_grad_(False).eval()
+
+
+def packed(weights: TreeWeights, situation: Situation) -> Function:
+    """The layer as `ufbert infer` runs it on a CPU, but for the sum with the residual."""
+    dtype = situation.dtype
+    with torch.inference_mode(False), torch.no_grad():
+        return PackedTrees(_module(weights), dtype, lambda weight, bias: PackedLinear(weight, bias, dtype)).eval()
+
+
+def _module(weights: TreeWeights) -> FFF:
+    trees, nodes, hidden = weights.w_in.shape
+    shared = 0 if weights.shared is None else weights.shared.w_in.shape[0]
+    dtype = weights.w_in.dtype
+    module = FFF(hidden, trees, nodes.bit_length() - 1, shared_neurons=shared, device="meta", dtype=dtype)
+    # The order of the parameters is that of the gradients.
+    names = [name for name, _ in module.named_parameters()]
+    module.load_state_dict(dict(zip(names, weights.tensors, strict=True)), assign=True)
+    return module
 
 
 def kernel(weights: TreeWeights, situation: Situation) -> Function:
@@ -57,6 +75,17 @@ def kernel(weights: TreeWeights, situation: Situation) -> Function:
     return both
 
 
+def beside_shared(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`forward(x, w_in, b_in, w_out)` of trees, and the dense product of the shared neurons whose tensors follow."""
+
+    def both(x: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+        trees, shared = operands[:3], operands[3:]
+        y = forward(x, *trees)
+        return y + linear_gelu_linear(x, *shared) if shared else y
+
+    return both
+
+
 def batched_gather(weights: TreeWeights, situation: Situation) -> Function:
     """The paper's PyTorch formulation: per level, gather every token's row, then one batched product."""
 
@@ -77,12 +106,12 @@ def batched_gather(weights: TreeWeights, situation: Situation) -> Function:
             node = 2 * node + 1 + (logits > 0)
         return y[:, 0]
 
-    return differentiated(forward, weights, situation.direction)
+    return differentiated(beside_shared(forward), weights, situation.direction)
 
 
 def masked(weights: TreeWeights, situation: Situation) -> Function:
     """All neurons computed and masked: what the paper's training code does."""
-    return differentiated(masked_dense_fff, weights, situation.direction)
+    return differentiated(beside_shared(masked_dense_fff), weights, situation.direction)
 
 
 def _operands(weights: TreeWeights) -> tuple[Any, Any, Any]:
@@ -107,9 +136,11 @@ def blas_level_2(weights: TreeWeights, situation: Situation) -> Function:
 
 _BLAS: dict[str, Any] = {
     "layer": "fff", "devices": ("cpu",), "dtypes": ("float32",), "directions": ("forward",),
-    "convert": to_numpy, "restore": from_numpy,
+    "convert": to_numpy, "restore": from_numpy, "timed_with": (False,),
 }  # fmt: skip
-_KERNEL: dict[str, Any] = {"prepare": kernel, "devices": ("cpu",), "dtypes": ("float32",)}
+_KERNEL: dict[str, Any] = {
+    "prepare": kernel, "devices": ("cpu",), "dtypes": ("float32",), "timed_with": (False,),
+}  # fmt: skip
 
 CONDITIONAL = (
     Implementation(
@@ -130,7 +161,8 @@ CONDITIONAL = (
     ),
     Implementation(
         name="cuda-naive", layer="fff", prepare=naive, devices=("cuda",), directions=("forward",),
-        missing=no_gpu_kernels, about="the paper's GPU kernel: a thread to a token, reading value by value",
+        timed_with=(False,), missing=no_gpu_kernels,
+        about="the paper's GPU kernel: a thread to a token, reading value by value",
     ),
     Implementation(
         name="ufbert", layer="fff", prepare=layer, missing_on=no_kernels_on,
@@ -138,6 +170,10 @@ CONDITIONAL = (
     ),
     Implementation(
         name="ufbert-kernel", layer="fff", about="ours: the Numba kernels without module or operator", **_KERNEL
+    ),
+    Implementation(
+        name="ufbert-packed", layer="fff", prepare=packed, devices=("cpu",), directions=("forward",),
+        timed_with=(True,), about="ours as `ufbert infer` runs it: the shared neurons' weights packed ahead",
     ),
     Implementation(
         name="path-ufbert", layer="fff", role="control", prepare=layer, missing_on=no_kernels_on,

@@ -186,22 +186,23 @@ DENSE = (
         name="torch-eager", layer="ff", level=3, prepare=eager, about="torch Linear-GELU-Linear as it comes"
     ),
     Implementation(
-        name="torch-compiled", layer="ff", level=3, prepare=compiled, missing=no_compiler,
+        name="torch-compiled", layer="ff", level=3, prepare=compiled, missing=no_compiler, compiles=True,
         about="the same through torch.compile",
     ),
     Implementation(
-        name="torch-autotuned", layer="ff", level=3, prepare=autotuned, missing=no_compiler, default_on=("cuda",),
+        name="torch-autotuned", layer="ff", level=3, prepare=autotuned, missing=no_compiler, compiles=True,
+        default_on=("cuda",),
         about="the same through torch.compile with max-autotune (minutes of compilation)",
     ),
     Implementation(
         name="torch-eager-tf32", prepare=eager_tf32, about="torch-eager with TF32 products", **_TF32
     ),
     Implementation(
-        name="torch-compiled-tf32", prepare=compiled_tf32, missing=no_compiler,
+        name="torch-compiled-tf32", prepare=compiled_tf32, missing=no_compiler, compiles=True,
         about="torch-compiled with TF32 products", **_TF32,
     ),
     Implementation(
-        name="torch-autotuned-tf32", prepare=autotuned_tf32, missing=no_compiler,
+        name="torch-autotuned-tf32", prepare=autotuned_tf32, missing=no_compiler, compiles=True,
         about="torch-autotuned with TF32 products", **_TF32,
     ),
     Implementation(

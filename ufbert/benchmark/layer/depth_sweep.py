@@ -57,7 +57,7 @@ def sweep_depths(
         )
         note(f"depth {depth}: {neurons:,} neurons, {depth + 1} visited")
         share = TimeBudget(budget.share(1.0, len(DEPTHS) - DEPTHS.index(depth)))
-        benchmark = LayerBenchmark(part, device, limits, threads, share, lambda _: None)
+        benchmark = LayerBenchmark(part, device, limits, threads, share, lambda _: None, compared=False)
         benchmark.run()
         results += benchmark.results
     return results

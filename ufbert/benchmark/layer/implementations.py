@@ -1,12 +1,13 @@
 """What can be timed: every way to compute a layer, behind one interface.
 
 `prepare` gets a layer's weights, does everything that a user would do once (packing, compiling), and returns
-the function that is timed. In training that function returns (y, grad_x, grad_w_in, grad_b_in, grad_w_out).
+the function that is timed. In training that function returns (y, grad_x, grad_w_in, grad_b_in, grad_w_out), and then
+the gradients of the shared neurons, if there are any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from .operands import DenseWeights, TreeWeights
 
-__all__ = ["Absent", "Implementation", "Situation", "differentiated"]
+__all__ = ["Absent", "Implementation", "Situation", "differentiated", "with_gradients"]
 
 Function = Callable[[Any], Any]
 
@@ -72,6 +73,10 @@ class Implementation:
     """It copies the rows of the visited neurons for each token."""
     default_on: tuple[str, ...] = ("cpu", "cuda")
     """Devices on which it is timed without being asked for by name."""
+    compiles: bool = False
+    """Each shape of its weights costs seconds of compilation."""
+    timed_with: tuple[bool, ...] = (False, True)
+    """Whether it is timed without and with shared neurons beside the trees; `(False,)` cannot compute them."""
     tf32: bool = False
     """It rounds the operands of float32 products to TF32, which is compared apart."""
     convert: Callable[[Any], Any] = field(default=lambda x: x)
@@ -92,16 +97,21 @@ class Implementation:
 def differentiated(
     forward: Callable[..., torch.Tensor], weights: DenseWeights | TreeWeights, direction: str
 ) -> Function:
-    """`forward(x, w_in, b_in, w_out)` as the function to time: alone, or with all gradients by autograd."""
+    """`forward(x, *weights.tensors)` as the function to time: alone, or with all gradients by autograd."""
     if direction == "forward":
-        operands = (weights.w_in, weights.b_in, weights.w_out)
+        operands = weights.tensors
         return lambda x: forward(x, *operands)
-    leaves = [w.detach().requires_grad_() for w in (weights.w_in, weights.b_in, weights.w_out)]
+    leaves = [w.detach().requires_grad_() for w in weights.tensors]
+    return with_gradients(lambda x: forward(x, *leaves), leaves)
+
+
+def with_gradients(forward: Callable[[torch.Tensor], torch.Tensor], leaves: Sequence[torch.Tensor]) -> Function:
+    """The training step of `forward`: (x, grad_y) -> (y, grad_x, gradients of the leaves), by autograd."""
 
     def both(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         x, grad_y = pair
         x = x.detach().requires_grad_()
-        y = forward(x, *leaves)
+        y = forward(x)
         return (y.detach(), *torch.autograd.grad(y, (x, *leaves), grad_y))
 
     return both

@@ -32,23 +32,42 @@ class DenseWeights:
     w_out: torch.Tensor
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all three."""
-        return sum(w.nbytes for w in (self.w_in, self.b_in, self.w_out))
-
-
-@dataclass(frozen=True)
-class TreeWeights:
-    """A fast feedforward layer: w_in (P, N, H), b_in (P, N), w_out (P, N, H)."""
-
-    w_in: torch.Tensor
-    b_in: torch.Tensor
-    w_out: torch.Tensor
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All three."""
+        return self.w_in, self.b_in, self.w_out
 
     @property
     def nbytes(self) -> int:
         """Bytes of all three."""
-        return sum(w.nbytes for w in (self.w_in, self.b_in, self.w_out))
+        return sum(w.nbytes for w in self.tensors)
+
+    def narrowed(self, neurons: int) -> DenseWeights:
+        """A layer of the first `neurons`, in memory of its own."""
+        return DenseWeights(
+            w_in=self.w_in[:neurons].clone(),
+            b_in=self.b_in[:neurons].clone(),
+            w_out=self.w_out[:, :neurons].clone(memory_format=torch.contiguous_format),
+        )
+
+
+@dataclass(frozen=True)
+class TreeWeights:
+    """A fast feedforward layer: w_in (P, N, H), b_in (P, N), w_out (P, N, H), and the shared neurons beside it."""
+
+    w_in: torch.Tensor
+    b_in: torch.Tensor
+    w_out: torch.Tensor
+    shared: DenseWeights | None = None
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The trees' three, then those of the shared neurons."""
+        return self.w_in, self.b_in, self.w_out, *(() if self.shared is None else self.shared.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all."""
+        return sum(w.nbytes for w in self.tensors)
 
 
 Weights = DenseWeights | TreeWeights
@@ -72,23 +91,32 @@ class Pool:
 
 def draw_dense(hidden: int, neurons: int, seed: int, dtype: torch.dtype, device: torch.device) -> DenseWeights:
     """A dense layer of `neurons`; the same seed gives the same layer in every dtype, up to rounding."""
-    generator = torch.Generator().manual_seed(seed)
-    return DenseWeights(
-        w_in=_normal((neurons, hidden), hidden**-0.5, generator, dtype, device),
-        b_in=_normal((neurons,), BIAS_DEVIATION, generator, dtype, device),
-        w_out=_normal((hidden, neurons), neurons**-0.5, generator, dtype, device),
-    )
+    return _dense(hidden, neurons, neurons, torch.Generator().manual_seed(seed), dtype, device)
 
 
-def draw_trees(hidden: int, trees: int, depth: int, seed: int, dtype: torch.dtype, device: torch.device) -> TreeWeights:
-    """A fast feedforward layer, likewise."""
+def draw_trees(
+    hidden: int, trees: int, depth: int, seed: int, dtype: torch.dtype, device: torch.device, shared: int = 0
+) -> TreeWeights:
+    """A fast feedforward layer, likewise, with `shared` neurons beside the trees."""
     generator = torch.Generator().manual_seed(seed)
     nodes = (1 << (depth + 1)) - 1
-    used = trees * (depth + 1)
+    used = trees * (depth + 1) + shared
     return TreeWeights(
         w_in=_normal((trees, nodes, hidden), hidden**-0.5, generator, dtype, device),
         b_in=_normal((trees, nodes), BIAS_DEVIATION, generator, dtype, device),
         w_out=_normal((trees, nodes, hidden), used**-0.5, generator, dtype, device),
+        shared=_dense(hidden, shared, used, generator, dtype, device) if shared else None,
+    )
+
+
+def _dense(
+    hidden: int, neurons: int, used: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device
+) -> DenseWeights:
+    """`used` neurons add up to a token's output, these and others."""
+    return DenseWeights(
+        w_in=_normal((neurons, hidden), hidden**-0.5, generator, dtype, device),
+        b_in=_normal((neurons,), BIAS_DEVIATION, generator, dtype, device),
+        w_out=_normal((hidden, neurons), used**-0.5, generator, dtype, device),
     )
 
 

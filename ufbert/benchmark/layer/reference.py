@@ -58,10 +58,12 @@ def dense_rows(x: torch.Tensor, weights: DenseWeights) -> torch.Tensor:
 def walk_rows(x: torch.Tensor, weights: TreeWeights, dtype: torch.dtype | None = None) -> Walk:
     """The definition of CMM in float64, level by level with gathered rows; shares no code with a backend.
 
+    Shared neurons beside the trees are added to y.
     `dtype` is the precision whose rounding the margins are measured in; x's own by default.
     """
     parts = [_walk(part, weights, dtype or x.dtype) for part in x.split(CHUNK_TOKENS)]
-    return Walk(*(torch.cat([getattr(part, name) for part in parts]) for name in ("y", "leaves", "margin")))
+    y, leaves, margin = (torch.cat([getattr(part, name) for part in parts]) for name in ("y", "leaves", "margin"))
+    return Walk(y if weights.shared is None else y + dense_rows(x, weights.shared), leaves, margin)
 
 
 def route(x: torch.Tensor, weights: TreeWeights) -> torch.Tensor:

@@ -38,7 +38,10 @@ class Expected:
 
 
 def tree_gradients(x: torch.Tensor, grad_y: torch.Tensor, weights: TreeWeights) -> list[Expected]:
-    """For (y, grad_x, grad_w_in, grad_b_in, grad_w_out): the rows that the tokens visit, and zeros elsewhere."""
+    """For (y, grad_x, grad_w_in, grad_b_in, grad_w_out): the rows that the tokens visit, and zeros elsewhere.
+
+    The gradients of shared neurons follow.
+    """
     trees, nodes, hidden = weights.w_in.shape
     x, grad_y = x.double(), grad_y.double()
     y, grad_x = torch.zeros_like(x), torch.zeros_like(x)
@@ -74,12 +77,22 @@ def tree_gradients(x: torch.Tensor, grad_y: torch.Tensor, weights: TreeWeights) 
     def with_zero(wanted: torch.Tensor) -> torch.Tensor:
         return torch.cat([wanted.flatten(), wanted.new_zeros(1)])
 
+    beside: list[Expected] = []
+    if weights.shared is not None:
+        w_in, w_out = weights.shared.w_in.double(), weights.shared.w_out.double()
+        s = F.linear(x, w_in, weights.shared.b_in.double())
+        ds = _gelu_slope(s) * (grad_y @ w_out)
+        y += F.gelu(s) @ w_out.T
+        grad_x += ds @ w_in
+        values = {"w_in": ds.T @ x, "b_in": ds.sum(0), "w_out": grad_y.T @ F.gelu(s)}
+        beside = [Expected(f"grad_{name} (shared)", torch.Tensor.double, value) for name, value in values.items()]
     return [
         Expected("y", torch.Tensor.double, y),
         Expected("grad_x", torch.Tensor.double, grad_x),
         Expected("grad_w_in", visited_rows, with_zero(grad_w_in)),
         Expected("grad_b_in", visited_rows, with_zero(grad_b_in)),
         Expected("grad_w_out", visited_rows, with_zero(grad_w_out)),
+        *beside,
     ]
 
 

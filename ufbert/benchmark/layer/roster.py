@@ -14,12 +14,12 @@ __all__ = ["available"]
 
 
 def available(
-    device: torch.device, dtype: str, direction: str, names: tuple[str, ...]
+    device: torch.device, dtype: str, direction: str, names: tuple[str, ...], *, shared: bool = False
 ) -> tuple[list[Implementation], list[Absent]]:
     """The implementations to time, and those wanted but not to be had here with the reason.
 
     `names` selects, such as `torch-bmm` for both layers or `fff/torch-bmm` for one; empty takes the default
-    ones. Raises `ConfigError` for an unknown name, listing all.
+    ones. `shared` asks for neurons beside the trees. Raises `ConfigError` for an unknown name, listing all.
     """
     everything = [*DENSE, *CONDITIONAL]
     known = list(dict.fromkeys(i.name for i in everything))
@@ -34,6 +34,10 @@ def available(
         if direction not in implementation.directions or device.type not in implementation.devices:
             continue
         reason = None if dtype in implementation.dtypes else f"has no {dtype}"
+        if shared not in implementation.timed_with:
+            if not shared and not names:
+                continue  # without shared neurons it is what another one is
+            reason = "has no shared neurons" if shared else "takes --shared"
         reason = reason or implementation.missing() or implementation.missing_on(device)
         if reason:
             absent.append(

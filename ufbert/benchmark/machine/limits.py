@@ -69,12 +69,17 @@ def _matrix_product(device: torch.device, dtype: torch.dtype) -> float:
 class Traffic:
     """The least work a method must do for a call: operations, and bytes from where the weights lie."""
 
-    def __init__(self, shape: Shape, neurons: int, batch: int, item_bytes: int, *, per_token: bool) -> None:
-        """`neurons` per token; `per_token` if each token reads its own weights, not all tokens the same."""
+    def __init__(
+        self, shape: Shape, neurons: int, batch: int, item_bytes: int, *, per_token: bool, shared: int = 0
+    ) -> None:
+        """`neurons` per token; `per_token` if each token reads its own weights, not all tokens the same.
+
+        `shared` of the neurons have weights that all tokens read even so.
+        """
         hidden = shape.hidden_size
         self.operations = 4 * neurons * hidden * batch
-        weights = 2 * neurons * hidden * item_bytes
-        self.bytes = weights * (batch if per_token else 1) + 2 * batch * hidden * item_bytes
+        rows = (neurons - shared) * batch + shared if per_token else neurons
+        self.bytes = 2 * rows * hidden * item_bytes + 2 * batch * hidden * item_bytes
 
 
 def share_of_limit(

@@ -14,6 +14,7 @@ from ufbert.benchmark.settings import BenchmarkSettings
 from ufbert.benchmark.timing import Spread
 from ufbert.system.atomic import write_file
 
+from .comparisons import DenseWidth, SharedPart
 from .encoder_results import Breakdown, EncoderResult
 
 __all__ = ["REPORTED", "SOURCE", "WIDE_SPREAD", "ModelResult", "Report", "Result", "compare", "compare_steps"]
@@ -54,6 +55,8 @@ class Result:
     """Layers in the cycle."""
     trees: int | None
     depth: int | None
+    shared_neurons: int | None
+    """Beside the trees; None for a dense layer."""
     hidden_size: int
     neurons: int
     """Neurons of the layer."""
@@ -209,6 +212,10 @@ class Report:
     machine: dict[str, Any]
     paths: dict[str, Any] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    dense_widths: list[DenseWidth] = field(default_factory=list)
+    """Of `layer`: how many dense neurons take the time of ours."""
+    shared_parts: list[SharedPart] = field(default_factory=list)
+    """Of `layer`: what the shared neurons cost."""
     sweep: list[Result] = field(default_factory=list)
     """Times over the depth of one tree."""
     models: list[ModelResult] = field(default_factory=list)
@@ -231,6 +238,11 @@ class Report:
         own: dict[str, Any] = {}
         if self.settings.subject == "encoder":
             own = {"breakdown": [entry.to_dict() for entry in self.breakdowns], "processes": self.facts}
+        elif self.settings.subject == "layer":
+            own = {
+                "dense_widths": [entry.to_dict() for entry in self.dense_widths],
+                "shared_parts": [entry.to_dict() for entry in self.shared_parts],
+            }
         return {
             "machine": self.machine,
             "settings": self.settings.to_dict(),

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ufbert.benchmark.layer.implementations import Absent
+from ufbert.benchmark.settings import Shape
 
 from .cells import percent_cell, significant, times_cell
+from .comparison_tables import shared_table, width_table
 from .encoder_tables import breakdown_table, encoder_table, process_lines
 from .results import REPORTED, SOURCE, Report, Result
 from .training_tables import step_parts_table, step_table
@@ -50,7 +52,11 @@ def show(report: Report) -> None:
             if chosen:
                 console.print(time_table(chosen, report))
                 if any(r.speedup_over_dense for r in chosen if r.layer == "fff"):
-                    console.print(speedup_table(chosen))
+                    console.print(speedup_table(chosen, report))
+        if widths := [entry for entry in report.dense_widths if entry.dtype == dtype]:
+            console.print(width_table(widths, report.settings.shape))
+        if shared := [entry for entry in report.shared_parts if entry.dtype == dtype]:
+            console.print(shared_table(shared))
     if report.results:
         console.print(reported_table())
     if report.sweep:
@@ -73,7 +79,7 @@ def describe(report: Report) -> str:
         f"{where}, {settings.threads} of {machine['usable_cores']} cores; torch {machine['torch']}, "
         f"numba {machine['numba']}, numpy {machine['numpy']}",
         f"measured limits: {gigaflops} GFLOP/s; reading {gigabytes} GB/s",
-        f"layer: hidden size {shape.hidden_size:,}, trees x depth {shape.trees}x{shape.depth}: "
+        f"layer: hidden size {shape.hidden_size:,}, trees x depth {shape.name}: "
         f"{shape.neurons_visited:,} of {shape.neurons_available:,} neurons visited, "
         f"against {shape.intermediate_size:,} dense neurons; bound {shape.bound:,.1f}x",
     ]
@@ -90,7 +96,7 @@ def describe(report: Report) -> str:
 def time_table(results: Sequence[Result], report: Report) -> Table:
     """Microseconds a token of every implementation, batch sizes as columns."""
     first = results[0]
-    how = KINDS[first.weights].format(layers=first.layers)
+    how = KINDS[first.weights].format(layers=first.layers) + beside(report.settings.shape)
     table = Table(title=f"Microseconds a token, {first.dtype}, {how}", title_justify="left", caption_justify="left")
     for name in ("layer", "implementation", "level"):
         table.add_column(name)
@@ -117,6 +123,11 @@ def time_table(results: Sequence[Result], report: Report) -> Table:
             table.add_row(label, "(does not exist)", "3", *("-" for _ in batches), "")
     table.caption = "of limit: share of the measured GFLOP/s (c) or GB/s (m), whichever is larger, at the largest batch"
     return table
+
+
+def beside(shape: Shape) -> str:
+    """What a heading says of shared neurons."""
+    return f", {shape.shared_neurons:,} shared neurons" if shape.shared_neurons else ""
 
 
 def rows_of(results: Sequence[Result]) -> dict[tuple[str, str, str], dict[int, Result]]:
@@ -147,10 +158,10 @@ def limit_cell(result: Result) -> str:
     return f"{100 * compute:.0f}% c"
 
 
-def speedup_table(results: Sequence[Result]) -> Table:
+def speedup_table(results: Sequence[Result], report: Report) -> Table:
     """In the manner of the paper's inference table: over the same method, over the fastest dense, of the bound."""
     first = results[0]
-    how = KINDS[first.weights].format(layers=first.layers)
+    how = KINDS[first.weights].format(layers=first.layers) + beside(report.settings.shape)
     table = Table(title=f"Speedup, measured, {first.dtype}, {how}", title_justify="left", caption_justify="left")
     for name in ("implementation", "level", "speedup"):
         table.add_column(name)
