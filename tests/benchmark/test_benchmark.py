@@ -29,6 +29,7 @@ from ufbert.benchmark.timing import Threads, TimeBudget
 from ufbert.cmm.leaf_use import entropy_bits, expected_distinct, leaf_counts, right_shares
 from ufbert.cmm.tree import descend
 from ufbert.errors import ConfigError
+from ufbert.inference.engine.linear import multiplied_as
 from ufbert.model.fff import masked_dense_fff
 from ufbert.numba_kernels import blas_levels
 
@@ -285,6 +286,8 @@ class TestImplementations:
         hidden, number, depth, shared = shape
         if (shared > 0) not in implementation.timed_with:
             pytest.skip("not timed with shared neurons" if shared else "timed with shared neurons only")
+        if "onednn" in implementation.name and multiplied_as(getattr(torch, dtype)) != getattr(torch, dtype):
+            pytest.skip("oneDNN packs no bfloat16 on this processor")
         tokens = 9
         settings = tiny(hidden_size=hidden, trees=number, depth=depth, direction=direction, batches=str(tokens))
         kind = getattr(torch, dtype)
