@@ -94,6 +94,12 @@ def bench(
         int | None,
         typer.Option(min=1, help="Layers whose weights are cycled through, or layers of the encoder."),
     ] = None,
+    key_value_heads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Heads of keys and values of our encoder with trees; by default one a head (encoder)."
+        ),
+    ] = None,
     sequence_length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence (encoder, training).")] = 128,
     dtype: Annotated[
         str,
@@ -199,6 +205,7 @@ def bench(
             hidden_size=hidden_size,
             intermediate_size=intermediate_size,
             layers=layers,
+            key_value_heads=key_value_heads,
             sequence_length=sequence_length,
             dtypes=dtype,
             direction=direction.value,

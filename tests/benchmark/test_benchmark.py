@@ -86,6 +86,8 @@ class TestSettings:
             ({"seconds": 0.0}, "--seconds must be above 0"),
             ({"shared_neurons": -1}, "--shared must be at least 0, not -1"),
             ({"subject": "encoder", "direction": "training"}, "--direction belongs to `bench layer`"),
+            ({"key_value_heads": 3}, "--key-value-heads belongs to `bench encoder`"),
+            ({"subject": "encoder", "key_value_heads": 5}, "--key-value-heads 5 must divide 12 attention heads"),
             ({"subject": "encoder", "hidden_size": 100}, "--hidden-size 100 is no multiple of 12 attention heads"),
         ],
     )

@@ -157,6 +157,20 @@ class TestWeights:
         assert all(torch.equal(left[name], right[name]) for name in shared)
         assert all(float(t.std()) > 0 for name, t in left.items() if "embeddings.norm" in name or "bias" in name)
 
+    def test_ours_may_have_fewer_key_value_heads(self, settings: BenchmarkSettings, job: Job) -> None:
+        write_models(dataclasses.replace(settings, key_value_heads=1), job)
+        from ufbert.model.encoder import UltraFastBertModel
+
+        dense = UltraFastBertModel.from_pretrained(job.path / "dense")
+        trees = UltraFastBertModel.from_pretrained(job.path / "fff")
+        assert (dense.config.key_value_heads, trees.config.key_value_heads) == (2, 1)
+        every, grouped = (model.state_dict()["layers.1.attention.qkv.weight"] for model in (dense, trees))
+        assert grouped.shape == (24 + 2 * 12, 24)
+        assert torch.equal(grouped, torch.cat([every[:24], every[24:36], every[48:60]]))
+        checked = torch.from_numpy(np.load(job.path / "checked.npy"))
+        reference = torch.from_numpy(np.load(job.path / "reference-fff.npy"))
+        torch.testing.assert_close(trees.encode(checked), reference, rtol=1e-4, atol=1e-5)
+
     def test_transformers_reads_them_and_computes_what_our_dense_twin_computes(
         self, settings: BenchmarkSettings, job: Job
     ) -> None:

@@ -105,6 +105,8 @@ class BenchmarkSettings:
     """Layers whose weights are cycled through; layers of the encoder."""
     heads: int = 12
     """Attention heads of the encoder."""
+    key_value_heads: int | None = None
+    """Of our encoder with trees, where they are fewer than its heads."""
     sequence_length: int = 128
     """Tokens of a sequence of the encoder."""
     implementations: tuple[str, ...] = ()
@@ -135,6 +137,11 @@ class BenchmarkSettings:
             raise ConfigError(f"--hidden-size {shape.hidden_size} is no multiple of {self.heads} attention heads")
         if self.subject != "layer" and shape.shared_neurons:
             raise ConfigError(f"--shared belongs to `bench layer`; `bench {self.subject}` has trees alone")
+        if self.key_value_heads is not None:
+            if self.subject != "encoder":
+                raise ConfigError("--key-value-heads belongs to `bench encoder`")
+            if self.key_value_heads < 1 or self.heads % self.key_value_heads:
+                raise ConfigError(f"--key-value-heads {self.key_value_heads} must divide {self.heads} attention heads")
         if self.subject != "layer" and self.direction != "forward":
             raise ConfigError(
                 "--direction belongs to `bench layer`; `bench training` times forward and backward of a model"
@@ -161,6 +168,7 @@ class BenchmarkSettings:
         intermediate_size: int | None = None,
         layers: int | None = None,
         heads: int | None = None,
+        key_value_heads: int | None = None,
         sequence_length: int = 128,
         dtypes: str = "",
         direction: str = "forward",
@@ -204,6 +212,7 @@ class BenchmarkSettings:
             direction=direction,
             layers=layers or (12 if subject == "layer" else int(chosen["encoder_layers"])),
             heads=heads or int(chosen["heads"]),
+            key_value_heads=key_value_heads,
             sequence_length=sequence_length,
             implementations=tuple(_items(implementations)),
             seconds=DEFAULT_SECONDS[subject] if seconds is None else seconds,

@@ -13,6 +13,7 @@ __all__ = ["breakdown_table", "encoder_table", "process_lines"]
 def encoder_table(report: Report) -> Table:
     """Throughput, latency and memory of every implementation, a section for each batch size."""
     settings = report.settings
+    fewer = settings.key_value_heads is not None
     table = Table(
         title=f"Encoder, forward: {settings.layers} layers, sequences of {settings.sequence_length} tokens",
         title_justify="left", caption_justify="left",
@@ -29,6 +30,7 @@ def encoder_table(report: Report) -> Table:
     table.caption = (
         "speedup: over the fastest peer * of any precision at that batch size; calls: those behind the percentiles; "
         "memory: resident, of the whole process; error: of the median token's hidden state against float32"
+        + (f"; ufbert has {settings.key_value_heads} key-value heads, all others {settings.heads}" * fewer)
     )
     return table
 

@@ -118,15 +118,32 @@ def write_models(settings: BenchmarkSettings, job: Job) -> dict[str, Any]:
 
 
 def with_trees(dense: UltraFastBertModel, settings: BenchmarkSettings) -> UltraFastBertModel:
-    """The same encoder with random trees for its feedforward layers, on the reference backend."""
+    """The same encoder with random trees for its feedforward layers, on the reference backend.
+
+    Where the settings want fewer key-value heads, each is the first of those that it stands for.
+    """
     shape = settings.shape
-    config: UltraFastBertConfig = dense.config.replace(feedforward="fff", trees=shape.trees, depth=shape.depth)
+    config: UltraFastBertConfig = dense.config.replace(
+        feedforward="fff", trees=shape.trees, depth=shape.depth, num_key_value_heads=settings.key_value_heads
+    )
     torch.manual_seed(settings.seed)
     model = UltraFastBertModel(config).eval()
     shared = {name: tensor for name, tensor in dense.state_dict().items() if ".feedforward." not in name}
+    if config.key_value_heads < config.num_attention_heads:
+        shared = {
+            name: _first_of_each_group(tensor, config) if ".qkv." in name else tensor for name, tensor in shared.items()
+        }
     model.load_state_dict(shared, strict=False)
     for module in model.modules():
         if isinstance(module, FFF):
             module.backend = "reference"
             torch.nn.init.normal_(module.b_in, std=SCALE)
     return model
+
+
+def _first_of_each_group(qkv: torch.Tensor, config: UltraFastBertConfig) -> torch.Tensor:
+    """Rows of query, key and value (3 * H, ...) -> those of the query and of every so many heads' key and value."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    query, *others = qkv.split(hidden)
+    step = heads // config.key_value_heads
+    return torch.cat([query, *(part.unflatten(0, (heads, -1))[::step].flatten(0, 1) for part in others)])
