@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ufbert import numba_kernels
-
 __all__ = ["Int8Linear", "PackedLinear", "packs"]
 
 # The layout does not depend on it here; oneDNN wants an idea of the number of rows.
@@ -91,6 +89,8 @@ class Int8Linear(nn.Module):
 
 def quantized(x: torch.Tensor, scale: float) -> torch.Tensor:
     """x (rows, columns) in bfloat16 as unsigned bytes: x / scale rounded, plus 128."""
+    from ufbert import numba_kernels  # a fifth of a second that dense float32 layers need not wait
+
     result = torch.empty(x.shape, dtype=torch.uint8)
     numba_kernels.quantize_at(x.data_ptr(), result.data_ptr(), x.numel(), 1.0 / scale, torch.get_num_threads())
     return result
