@@ -20,7 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ufbert import Pipeline
+from ufbert import (
+    Pipeline,
+    UltraFastBertForMaskedLM,
+    UltraFastBertForSequenceClassification,
+    UltraFastBertModel,
+)
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.commands.app import main
 
 Capture = pytest.CaptureFixture[str]
@@ -302,6 +308,50 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, tiny_checkpoints: dic
         assert process.wait(60) == 130
     assert "Traceback" not in said
     assert list(output.parent.iterdir()) == []
+
+
+ONE_LINE = """
+import sys
+from ufbert.commands.app import main
+try:
+    main(["infer", sys.argv[1], "-", "--precision", "float32"])
+finally:
+    heavy = {"datasets", "llvmlite", "matplotlib", "networkx", "numba", "pandas", "pyarrow", "scipy.linalg", "sklearn",
+             "sympy", "torch._decomp", "torch._dynamo", "torch._inductor", "torch._meta_registrations", "torch.onnx",
+             "transformers", "huggingface_hub", "wandb", "tensorboard"}
+    print("loaded", *sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("task", ["embed", "fill-mask", "classify"])
+@pytest.mark.parametrize("feedforward", ["dense", "fff"])
+def test_one_line_loads_only_what_it_needs(
+    tmp_path: Path, tiny_checkpoints: dict[str, Path], feedforward: str, task: str
+) -> None:
+    name = {"embed": "encoder", "fill-mask": "masked_lm", "classify": "classifier"}[task]
+    folder = tiny_checkpoints[name]
+    if feedforward == "dense":
+        tree = {
+            "embed": UltraFastBertModel,
+            "fill-mask": UltraFastBertForMaskedLM,
+            "classify": UltraFastBertForSequenceClassification,
+        }[task].from_pretrained(folder)
+        folder = tmp_path / name
+        config = tree.config.replace(feedforward="dense", intermediate_size=64)
+        type(tree)(config).save_pretrained(folder, tokenizer=load_tokenizer(tiny_checkpoints[name]))
+    line = "the quick [MASK]\n"
+    for _ in range(2):  # the first run may compile kernels
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_LINE, str(folder)], input=line, capture_output=True, text=True, check=True
+        )
+    (row,) = (json.loads(row) for row in done.stdout.splitlines())
+    (expected,) = Pipeline(folder, precision="float32")([line.strip()])
+    if task == "embed":
+        np.testing.assert_allclose(row["embedding"], expected, rtol=1e-6)
+    else:
+        assert {key: row[key] for key in expected} == expected
+    loaded = done.stderr.splitlines()[-1].split()
+    assert loaded == (["loaded"] if feedforward == "dense" else ["loaded", "llvmlite", "numba"])
 
 
 PEAKS = """

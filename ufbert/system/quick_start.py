@@ -8,40 +8,51 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 __all__ = ["quick_start"]
 
-# Registers how shapes pass through operators, for who traces a model (torch.compile, torch.export); a fifth of the
-# import. Those modules import it themselves.
-TRACING = "torch._meta_registrations"
+# How shapes pass through operators, for who traces a model: a fifth of what torch imports.
+SHAPES = "torch._meta_registrations"
+# Through which all tracing goes: torch.compile, torch.export, fake tensors.
+TRACER = "torch._dynamo"
+
+
+class _BeforeTracing(MetaPathFinder):
+    """Imports `SHAPES` before `TRACER`, which expects it to be there; the search goes on with the other finders."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == TRACER:
+            sys.meta_path.remove(self)
+            importlib.import_module(SHAPES)
 
 
 @contextlib.contextmanager
 def quick_start() -> Iterator[None]:
     """For a process that runs one command without tracing: import torch and all else in the block, and nothing before.
 
-    The garbage collector rests meanwhile, and never looks at what was there at the end of the block, nor, when the
-    process ends, at anything: it would find nothing among some million objects in half a second. Where torch has
-    been imported already, nothing is changed.
+    What only tracing needs comes with tracing. The garbage collector rests in the block, and never looks at what was
+    there at its end, nor, when the process ends, at anything: that would take half a second and free nothing of use.
+    Where torch has been imported already, nothing is changed.
     """
     if "torch" in sys.modules:
         yield
         return
-    collected = gc.isenabled()
+    collecting = gc.isenabled()
     gc.disable()
-    sys.modules[TRACING] = ModuleType(TRACING)
+    sys.modules[SHAPES] = ModuleType(SHAPES)
     try:
         yield
     finally:
-        # Whoever imports it from now on gets the real one.
-        del sys.modules[TRACING]
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            vars(torch).pop(TRACING.rpartition(".")[2], None)
+        del sys.modules[SHAPES]
+        if "torch" in sys.modules:
+            vars(sys.modules["torch"]).pop(SHAPES.rpartition(".")[2], None)
+            sys.meta_path.insert(0, _BeforeTracing())
         gc.freeze()
         atexit.register(gc.freeze)
-        if collected:
+        if collecting:
             gc.enable()
