@@ -30,7 +30,7 @@ import numba
 from numba.core import config
 from numba.core.caching import _Cache as Cache
 from numba.core.compiler import CompileResult
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 __all__ = ["KernelCache", "cache_folder", "why_not_writable"]
