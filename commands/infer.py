@@ -174,11 +174,14 @@ def infer(
     set_: SetOption = None,
 ) -> None:
     """Fill masks, classify or embed texts. Memory does not grow with the input, and its order is kept."""
-    from ufbert.inference.request import InferenceRequest
-    from ufbert.inference.run import infer_files
-    from ufbert.reporting import show_log
-    from ufbert.settings.toml import load_settings
-    from ufbert.text.reading import Reading
+    from ufbert.system.quick_start import quick_start
+
+    with quick_start():
+        from ufbert.inference.request import InferenceRequest
+        from ufbert.inference.run import infer_files
+        from ufbert.reporting import show_log
+        from ufbert.settings.toml import load_settings
+        from ufbert.text.reading import Reading
 
     show_log()
     options = {

@@ -30,6 +30,7 @@ import numba
 from numba.core import config
 from numba.core.caching import _Cache as Cache
 from numba.core.compiler import CompileResult
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 __all__ = ["KernelCache", "cache_folder", "why_not_writable"]
@@ -125,9 +126,11 @@ class KernelCache(Cache):  # type: ignore[misc,unused-ignore]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel for these argument types, or None."""
-        target_context.refresh()
         if not self._enabled:
             return None
+        # All that compiled code refers to. Numba's own cache would refresh the context, which loads the definitions
+        # for a compilation, scipy.linalg among them: 0.2 s, that a compilation takes when it comes to one.
+        rtsys.initialize(target_context)
         try:
             file = self._file(sig, target_context.codegen())
             payload = pickle.loads(file.read_bytes())

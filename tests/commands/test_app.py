@@ -65,6 +65,17 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         frame.main(["bench", "--debug"])
 
 
+def test_the_version_is_quick_because_nothing_heavy_is_imported() -> None:
+    heavy = ("torch", "numba", "numpy", "tokenizers", "rich.progress")
+    code = (
+        "import sys\nfrom ufbert.commands.app import main\n"
+        "try:\n    main(['--version'])\n"
+        f"finally:\n    print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stderr == "[]\n"
+
+
 def completed(words: str) -> tuple[list[str], list[str]]:
     """What bash is offered for the last of the words, and which heavy modules that took."""
     heavy = ("torch", "numba", "datasets", "numpy", "pyarrow", "transformers", "tokenizers")

@@ -20,8 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ufbert import Pipeline
+from ufbert import (
+    Pipeline,
+    UltraFastBertForMaskedLM,
+    UltraFastBertForSequenceClassification,
+    UltraFastBertModel,
+)
+from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.commands.app import main
+from ufbert.model.pretrained import PretrainedModel, read_config
 
 Capture = pytest.CaptureFixture[str]
 
@@ -302,6 +309,54 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, tiny_checkpoints: dic
         assert process.wait(60) == 130
     assert "Traceback" not in said
     assert list(output.parent.iterdir()) == []
+
+
+ONE_LINE = """
+import sys
+from ufbert.commands.app import main
+try:
+    main(["infer", sys.argv[1], "-", "--precision", "float32"])
+finally:
+    heavy = {"datasets", "llvmlite", "matplotlib", "networkx", "numba", "pandas", "pyarrow", "scipy.linalg", "sklearn",
+             "torch._dynamo", "torch._inductor", "torch.onnx",
+             "transformers", "huggingface_hub", "wandb", "tensorboard"}
+    print("loaded", *sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+KINDS: dict[str, tuple[str, type[PretrainedModel]]] = {
+    "embed": ("encoder", UltraFastBertModel),
+    "fill-mask": ("masked_lm", UltraFastBertForMaskedLM),
+    "classify": ("classifier", UltraFastBertForSequenceClassification),
+}
+
+
+@pytest.mark.parametrize("task", list(KINDS))
+@pytest.mark.parametrize("feedforward", ["dense", "fff"])
+def test_one_line_loads_only_what_it_needs(
+    tmp_path: Path, tiny_checkpoints: dict[str, Path], feedforward: str, task: str
+) -> None:
+    name, kind = KINDS[task]
+    folder = tiny_checkpoints[name]
+    if feedforward == "dense":
+        config = read_config(folder).replace(feedforward="dense", intermediate_size=64)
+        tokenizer = load_tokenizer(folder)
+        folder = tmp_path / name
+        kind(config).save_pretrained(folder, tokenizer=tokenizer)
+    line = "the quick [MASK]\n"
+    for _ in range(2):  # the first run may compile kernels
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_LINE, str(folder)], input=line, capture_output=True, text=True, check=True
+        )
+    (row,) = (json.loads(row) for row in done.stdout.splitlines())
+    (expected,) = Pipeline(folder, precision="float32")([line.strip()])
+    if task == "embed":
+        assert isinstance(expected, np.ndarray)
+        np.testing.assert_allclose(row["embedding"], expected, rtol=1e-6)
+    else:
+        assert {key: row[key] for key in expected} == expected
+    loaded = done.stderr.splitlines()[-1].split()
+    assert loaded == (["loaded"] if feedforward == "dense" else ["loaded", "llvmlite", "numba"])
 
 
 PEAKS = """

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ufbert import numba_kernels
-
 __all__ = ["Int8Linear", "PackedLinear", "fuses", "largest_weight", "multiplied_as", "packs"]
 
 # The layout does not depend on it here; oneDNN wants an idea of the number of rows.
@@ -114,6 +112,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None, activation: str = "none") -> torch.Tensor:
         """As `PackedLinear`."""
+        from ufbert import numba_kernels  # a fifth of a second that dense float32 layers need not wait
+
         rows = x.reshape(-1, x.shape[-1])
         whole, scales = quantized(rows)
         y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -128,6 +128,8 @@ class Int8Linear(nn.Module):
 
 def quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x (rows, columns) in bfloat16 -> bytes, x over its row's scale rounded plus 128, and the scales (rows,)."""
+    from ufbert import numba_kernels
+
     x = x.contiguous()
     result = torch.empty(x.shape, dtype=torch.uint8)
     scales = torch.empty(len(x), dtype=torch.float32)
