@@ -10,6 +10,8 @@ import signal
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # As the command line sets it: on a busy machine torch's threads would spin at each other for most of the time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# So little is compiled that processes which help with it take longer to start than they save.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
