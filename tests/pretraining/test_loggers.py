@@ -146,5 +146,5 @@ def test_wandb_offline_goes_on_under_the_id_of_the_run(
     assert "training.loggers" not in capfd.readouterr().err
     (record,) = Path("wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb")
     content = record.read_bytes()
-    for name in (b"held_out_loss", b"learning_rate", b"trees/used_leaves/layer_1", b"micro_batch_size"):
-        assert name in content
+    for word in (b"held_out_loss", b"learning_rate", b"trees/used_leaves/layer_1", b"micro_batch_size"):
+        assert word in content
