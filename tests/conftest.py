@@ -24,6 +24,8 @@ import torch
 from ufbert import UltraFastBertConfig
 
 if TYPE_CHECKING:
+    from cuda_emulator import Emulator
+
     from ufbert.pretraining.run_folder import RunPlan
 # Whether the kernels are still to be compiled depends on what ran before; no test counts that line.
 logging.getLogger("ufbert.numba_kernels").setLevel(logging.ERROR)
@@ -57,6 +59,15 @@ def steady_products() -> None:
         steady = all(torch.equal(linear(x[:rows]), linear(x)[:rows]) for rows in (1, 2, 7, 40, 65))
     if not packs() or not steady:
         pytest.skip("this processor's float32 products round differently in batches of different size")
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """The CUDA kernels on the CPU; each layout is compiled once, which takes seconds."""
+    from cuda_emulator import built_emulator
+
+    with built_emulator() as emulator:
+        yield emulator
 
 
 @pytest.fixture
