@@ -10,6 +10,8 @@ import signal
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # As the command line sets it: on a busy machine torch's threads would spin at each other for most of the time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# So little is compiled that processes which help with it take longer to start than they save.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,8 @@ import torch
 from ufbert import UltraFastBertConfig
 
 if TYPE_CHECKING:
+    from cuda_emulator import Emulator
+
     from ufbert.pretraining.run_folder import RunPlan
 # Whether the kernels are still to be compiled depends on what ran before; no test counts that line.
 logging.getLogger("ufbert.numba_kernels").setLevel(logging.ERROR)
@@ -55,6 +59,15 @@ def steady_products() -> None:
         steady = all(torch.equal(linear(x[:rows]), linear(x)[:rows]) for rows in (1, 2, 7, 40, 65))
     if not packs() or not steady:
         pytest.skip("this processor's float32 products round differently in batches of different size")
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """The CUDA kernels on the CPU; each layout is compiled once, which takes seconds."""
+    from cuda_emulator import built_emulator
+
+    with built_emulator() as emulator:
+        yield emulator
 
 
 @pytest.fixture

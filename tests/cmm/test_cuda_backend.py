@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from cuda_emulator import Emulator, Memory, built_emulator
+from cuda_emulator import Emulator, Memory
 
 from ufbert import FFF
 from ufbert.cmm import cuda
@@ -29,12 +28,6 @@ WRITTEN = {
     True: ("y", "logits", "leaves"),
     False: ("workspace", "grad_x", "grad_w_in", "grad_b_in", "grad_w_out"),
 }
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[Emulator]:
-    with built_emulator() as emulator:
-        yield emulator
 
 
 def raw(tensor: torch.Tensor) -> torch.Tensor:

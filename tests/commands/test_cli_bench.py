@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from ufbert.benchmark import run
+from ufbert.benchmark import run, timing
 from ufbert.benchmark.models.step_parts import STEP_PARTS
 from ufbert.commands.app import main
 from ufbert.model.fff import FFF
@@ -39,6 +39,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "measure_limits", lambda *_: LIMITS)
     monkeypatch.setattr(run, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.001)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:

@@ -12,9 +12,16 @@ from safetensors.torch import load_file
 from ufbert import UltraFastBertForMaskedLM
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.conversion import DistillationSettings, load_checkpoint
+from ufbert.conversion.distillation import run
 from ufbert.conversion.distillation.run import distil
 from ufbert.conversion.request import TreeShape
 from ufbert.model.pretrained import read_config
+
+
+@pytest.fixture(autouse=True)
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpus has about 1,000 tokens; to regress on 100,000 of them is to read it a hundred times."""
+    monkeypatch.setattr(run, "SAMPLE_TOKENS", 4000)
 
 
 @pytest.fixture(scope="module")

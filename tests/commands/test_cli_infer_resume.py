@@ -37,7 +37,7 @@ def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
-    lines = (" ".join(random.choice(WORDS, random.integers(1, 40))) for _ in range(600))
+    lines = (" ".join(random.choice(WORDS, random.integers(1, 40))) for _ in range(200))
     file = tmp_path / "texts.txt"
     file.write_text("".join(f"{line}\n" for line in lines))
     return file
@@ -126,7 +126,7 @@ def test_every_format_goes_on_where_it_stopped(
     assert names(cut.parent) == [f"{cut.name}.partial", f"{cut.name}.partial.json"]
     interruptions.after(None)
     said = infer(capsys, *run, cut, "--resume")
-    assert "\n538 texts, " in said
+    assert "\n138 texts, " in said
     assert "after 62 earlier ones" in said
     assert same(whole, cut)
     assert names(cut.parent) == [cut.name]
@@ -147,7 +147,7 @@ RUN = (
 def test_a_process_that_is_killed(
     capsys: Capture, tmp_path: Path, tiny_checkpoints: dict[str, Path], texts: Path
 ) -> None:
-    texts.write_text(texts.read_text() * 4)
+    texts.write_text(texts.read_text() * 8)
     output, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     options = ["--precision", "float32", "--batch-size", "2", "--task", "embed"]
     run = [tiny_checkpoints["masked_lm"], texts, "-o"]
@@ -156,7 +156,7 @@ def test_a_process_that_is_killed(
         journal = tmp_path / f"{output.name}.partial.json"
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
-            if journal.exists() and json.loads(journal.read_text())["progress"]["windows"] > 6:
+            if journal.exists() and json.loads(journal.read_text())["progress"]["windows"] > 4:
                 break
             time.sleep(0.01)
         process.kill()
@@ -171,7 +171,7 @@ def test_a_process_that_is_killed(
     assert f"\ngoing on after {texts_before:,} texts\n" in said
     infer(capsys, *run, whole, "--task", "embed")
     assert same(output, whole)
-    assert len(output.read_bytes().splitlines()) == 2400
+    assert len(output.read_bytes().splitlines()) == 1600
 
 
 def interrupt(capsys: Capture, interruptions: Interruptions, windows: int, *arguments: object, code: int = 130) -> None:
@@ -251,7 +251,7 @@ def test_results_of_an_interrupted_run_are_not_lost_unasked(
     output.write_text("precious")
     assert "out.jsonl: already exists" in infer(capsys, *run, "--resume", code=1)
     assert "\ngoing on after 30 texts\n" in infer(capsys, *run, "--resume", "--overwrite")
-    assert len(output.read_text().splitlines()) == 600
+    assert len(output.read_text().splitlines()) == 200
     output.unlink()
     interrupt(capsys, interruptions, 5, *run)
     assert "going on" not in infer(capsys, *run, "--overwrite")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
+import functools
 import json
 import os
 import signal
@@ -11,15 +13,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli
 import torch
+import torch.distributed as dist
 from pretraining_runs import at_step, interrupt
 from safetensors.torch import load_file
 
 from ufbert.commands.app import main
 from ufbert.pretraining.metrics import read_metrics
+from ufbert.text import corpus
 
 SENTENCES = ("the cat sleeps on the red chair.", "a dog runs to the green tree.", "the bird sings in the blue sky.")
 TINY = """
@@ -324,51 +329,66 @@ def test_a_plot_asked_for_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, capf
     assert not Path("runs/pretrain/loss.png").exists()
 
 
-def in_two_processes(*command: str) -> tuple[list[int], list[str]]:
-    """Exit codes and standard errors of the same command in the environment that torchrun gives two processes."""
+def with_another_process(monkeypatch: pytest.MonkeyPatch, program: list[str], *arguments: str) -> tuple[list[int], str]:
+    """`ufbert pretrain` in the environment that torchrun gives two processes: this one, and another with `program`.
+
+    Their exit codes, and what the other one says.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    return [process.returncode for process in processes], errors
+    with monkeypatch.context() as torchrun:
+        for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            torchrun.setenv(name, value)
+        second = {**os.environ, "RANK": "1", "LOCAL_RANK": "1", "OMP_NUM_THREADS": "1"}
+        torchrun.setenv("RANK", "0")
+        torchrun.setenv("LOCAL_RANK", "0")
+        command = [sys.executable, *program, "pretrain", *arguments]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=second) as other:
+            try:
+                code = run(*arguments)
+                said = other.communicate(timeout=120)[1]
+            finally:
+                other.kill()
+    return [code, other.returncode], said
 
 
-# Tokenising takes longer than the members of a process group wait for each other.
-SLOW = """
-import datetime, functools, sys, time
+# Tokenising, which the first does, takes longer than the members of a process group wait for each other.
+GROUP_SECONDS, TOKENISING_SECONDS = 5, 6
+IMPATIENT = f"""
+import datetime, functools, sys
 import torch.distributed as dist
-import ufbert.text.corpus as corpus
 from ufbert.commands.app import main
 
-dist.init_process_group = functools.partial(dist.init_process_group, timeout=datetime.timedelta(seconds=5))
-tokenize = corpus._tokenize
-def slowly(*arguments):
-    time.sleep(6)
-    return tokenize(*arguments)
-corpus._tokenize = slowly
+dist.init_process_group = functools.partial(
+    dist.init_process_group, timeout=datetime.timedelta(seconds={GROUP_SECONDS})
+)
 main(sys.argv[1:])
 """
 
 
-def test_two_processes_train_one_model(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_train_one_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The weights come out as those of one process, which can also continue the run."""
     options = ["--config", "tiny.toml", "--no-plot", "--set", "training.batch_size=16"]
     options += ["--set", "training.precision=float32"]
-    codes, errors = in_two_processes("-c", SLOW, "pretrain", *options, "--steps", "4", "--out", "two")
-    assert codes == [0, 0], errors
-    assert "Tokenised the corpus" in errors[0]
-    assert "Trained: 4 steps" in errors[0]
-    assert errors[1] == ""
+    with monkeypatch.context() as slow:
+        join, tokenize = dist.init_process_group, corpus._tokenize
+
+        def slowly(*arguments: Any) -> Any:
+            time.sleep(TOKENISING_SECONDS)
+            return tokenize(*arguments)
+
+        timeout = datetime.timedelta(seconds=GROUP_SECONDS)
+        slow.setattr(dist, "init_process_group", functools.partial(join, timeout=timeout))
+        slow.setattr(corpus, "_tokenize", slowly)
+        codes, others = with_another_process(slow, ["-c", IMPATIENT], *options, "--steps", "4", "--out", "two")
+    said = capfd.readouterr().err
+    assert codes == [0, 0], said + others
+    assert "Tokenised the corpus" in said
+    assert "Trained: 4 steps" in said
+    assert others == ""
     assert run(*options, "--steps", "4", "--out", "one") == 0
     from ufbert import UltraFastBertForMaskedLM
 
@@ -386,23 +406,23 @@ def test_two_processes_train_one_model(folder: Path, capfd: pytest.CaptureFixtur
     ) in capfd.readouterr().err
 
 
-def test_a_corpus_that_is_not_there_ends_both_processes_with_a_line() -> None:
-    options = ["pretrain", "--config", "tiny.toml", "--steps", "2", "--corpus", "absent.txt"]
-    codes, errors = in_two_processes("-m", "ufbert", *options)
-    assert codes == [1, 1], errors
-    assert errors[0].startswith("error: absent.txt")
-    assert errors[1] == "error: another process of this run has failed; its message says why\n"
+def test_a_corpus_that_is_not_there_ends_both_processes_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--config", "tiny.toml", "--steps", "2", "--corpus", "absent.txt"]
+    codes, others = with_another_process(monkeypatch, ["-m", "ufbert"], *options)
+    said = capfd.readouterr().err
+    assert codes == [1, 1], said + others
+    assert said.startswith("error: absent.txt")
+    assert others == "error: another process of this run has failed; its message says why\n"
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns
 def test_compiled_layers_give_the_same_losses() -> None:
-    """In a process of its own: torch's compiler warns, which is an error here."""
     options = ["--config", "tiny.toml", "--steps", "3", "--no-plot", "--set", "training.precision=float32"]
     assert run(*options, "--out", "plain") == 0
-    command = [sys.executable, "-m", "ufbert", "pretrain", *options, "--set", "training.compile=true"]
-    # So little is compiled that processes which help with it take longer to start than they save.
-    alone = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    done = subprocess.run([*command, "--out", "compiled"], check=False, capture_output=True, text=True, env=alone)
-    assert done.returncode == 0, done.stderr
+    assert run(*options, "--out", "compiled", "--set", "training.compile=true") == 0
+    torch.compiler.reset()
     plain, compiled = (
         [row["loss"] for row in read_metrics(Path(f, "metrics.jsonl")) if "loss" in row] for f in ("plain", "compiled")
     )

@@ -212,7 +212,7 @@ def test_onnx_holds_the_head(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
     from onnx.reference import ReferenceEvaluator
 
-    theirs = save(CLASSIFIER, "electra", tmp_path / "source", num_labels=3)
+    theirs = save(CLASSIFIER, "electra", tmp_path / "source", num_labels=3, num_hidden_layers=1)
     convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "onnx", to="onnx"))
     ids, mask = texts(0)
     with torch.no_grad():

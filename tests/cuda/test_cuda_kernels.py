@@ -8,13 +8,12 @@ scratch memory start as NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cuda_emulator import Array, Emulator, Floats, Memory, built_emulator, decode, encode, storage
+from cuda_emulator import Array, Emulator, Floats, Memory, decode, encode, storage
 
 from ufbert.cmm.tree import descend
 from ufbert.cuda import launcher, naive, plan
@@ -143,12 +142,6 @@ CASES = [
     pytest.param(Case(130, 1, 5, 0, "float32"), id="dense-layer-of-one-column"),
     pytest.param(Case(20, 8, 2, 4, "bfloat16", offset=2), id="misaligned-input"),
 ]
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[Emulator]:
-    with built_emulator() as emulator:
-        yield emulator
 
 
 def relative_error(value: Floats, reference: Floats) -> float:

@@ -44,24 +44,44 @@ def run(site: Path, *arguments: object, **environment: str) -> tuple[str, list[s
     return done.stdout.strip(), done.stderr.splitlines()
 
 
-def test_editing_another_file_changes_what_runs_with_a_warm_cache(package: Path, tmp_path: Path) -> None:
-    cache = str(tmp_path / "cache")
-    first, said = run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=cache)
-    assert first == "1.954"
-    assert said == ["Compiling the CPU kernels for this processor; once, some seconds, then cached"]
-    # Warm: the same again, without compiling.
-    assert run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=cache) == (first, [])
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, list[str]]]:
+    """A cache between the folders of earlier versions, and what the first run said, which found only those."""
+    folder = tmp_path_factory.mktemp("filled")
+    shutil.copytree(ROOT / "ufbert", folder / "site" / "ufbert", ignore=shutil.ignore_patterns("__pycache__"))
+    kernels = folder / "cache" / "ufbert" / "kernels"
+    for age in range(12):
+        old = kernels / f"old{age:02}"
+        old.mkdir(parents=True)
+        (old / "masking.keep_paths-0.pickle").write_bytes(b"kept by an earlier version")
+        os.utime(old, (1e9 - age, 1e9 - age))
+    (kernels / "a file of somebody's").touch()
+    return folder / "cache", run(folder / "site", "-c", KEEP_PATHS, XDG_CACHE_HOME=str(folder / "cache"))
+
+
+@pytest.fixture
+def cache(filled: tuple[Path, tuple[str, list[str]]], tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(filled[0], tmp_path / "cache")
+
+
+def test_editing_another_file_changes_what_runs_with_a_warm_cache(
+    filled: tuple[Path, tuple[str, list[str]]], package: Path, cache: Path
+) -> None:
+    assert filled[1] == (
+        "1.954", ["Compiling the CPU kernels for this processor; once, some seconds, then cached"]
+    )  # fmt: skip
     file = package / "ufbert" / "numba_kernels" / "activation.py"
     text = file.read_text()
     edited = text.replace("activations[i] = half * s * (one + math.erf(s * scale))", "activations[i] = -s")
     assert edited != text
     file.write_text(edited)
-    second, said = run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=cache)
+    second, said = run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=str(cache))
     assert second == "-2.0"
     assert len(said) == 1
-    # And back: both states are kept.
+    # And back: both states are kept, so nothing is compiled, in another place than the first time too.
     file.write_text(text)
-    assert run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=cache) == (first, [])
+    assert run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=str(cache)) == ("1.954", [])
 
 
 def test_where_no_folder_can_be_written_kernels_are_compiled_in_each_process(package: Path, tmp_path: Path) -> None:
@@ -100,16 +120,10 @@ def test_a_relative_cache_home_is_ignored_and_numbas_variable_comes_first(
     assert kernel_cache.cache_folder().parent == tmp_path / "numba" / "ufbert" / "kernels"
 
 
-def test_damaged_files_are_compiled_anew_and_old_folders_go(package: Path, tmp_path: Path) -> None:
-    kernels = tmp_path / "cache" / "ufbert" / "kernels"
-    for age in range(12):
-        folder = kernels / f"old{age:02}"
-        folder.mkdir(parents=True)
-        (folder / "masking.keep_paths-0.pickle").write_bytes(b"kept by an earlier version")
-        os.utime(folder, (1e9 - age, 1e9 - age))
-    (kernels / "a file of somebody's").touch()
-    cache = str(tmp_path / "cache")
-    first = run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=cache)
+def test_damaged_files_are_compiled_anew_and_old_folders_go(
+    filled: tuple[Path, tuple[str, list[str]]], package: Path, cache: Path
+) -> None:
+    kernels = cache / "ufbert" / "kernels"
     left = {folder.name for folder in kernels.iterdir() if folder.is_dir()}
     assert left > {f"old{age:02}" for age in range(kernel_cache.MOST_FOLDERS - 1)}
     assert len(left) == kernel_cache.MOST_FOLDERS
@@ -117,8 +131,8 @@ def test_damaged_files_are_compiled_anew_and_old_folders_go(package: Path, tmp_p
     (current,) = (kernels / name for name in left if not name.startswith("old"))
     for file, content in zip(sorted(current.iterdir()), [b"", b"\0\0"], strict=True):
         file.write_bytes(content)
-    assert run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=cache) == first
-    assert run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=cache) == (first[0], [])
+    assert run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=str(cache)) == filled[1]
+    assert run(package, "-c", KEEP_PATHS, XDG_CACHE_HOME=str(cache)) == (filled[1][0], [])
 
 
 def test_processes_that_start_together_share_an_empty_cache(package: Path, tmp_path: Path) -> None:

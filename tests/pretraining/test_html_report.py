@@ -101,7 +101,7 @@ def test_what_cannot_be_drawn_is_told_once_and_does_not_end_the_run(
         raise RuntimeError("no\nfont")
 
     monkeypatch.setattr("ufbert.pretraining.saving.draw_pictures", fail)
-    report = pretrain(plan("run", "training.save_every=0.001s"), plot=True)
+    report = pretrain(plan("run", "training.steps=3", "training.save_every=0.001s"), plot=True)
     assert report.state.complete
     assert read("run")[1].pictures == []
     text = capfd.readouterr().err

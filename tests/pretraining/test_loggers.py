@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,70 +91,60 @@ def test_an_unknown_logger_and_a_missing_extra_are_one_line(
     assert not Path("run").exists()
 
 
-READ_EVENTS = """
-import json, sys
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-events = EventAccumulator(sys.argv[1], size_guidance={"scalars": 0}, purge_orphaned_data=True).Reload()
-tags = events.Tags()["scalars"]
-print(json.dumps({tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}))
-"""
-
-
-def pretrain_apart(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`ufbert pretrain` in a process of its own, for foreign packages warn, which is an error here."""
-    import os
-
-    command = [sys.executable, "-m", "ufbert", "pretrain", "--no-plot", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
-
-
 def stop_at(folder: str, step: int, plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was interrupted there, with the settings of `plan`."""
-    at_step(step, interrupt, monkeypatch)
-    assert pretrain(plan, plot=False).state.steps == step
+    with monkeypatch.context() as patched:
+        at_step(step, interrupt, patched)
+        assert pretrain(plan, plot=False).state.steps == step
     assert plan.folder == Path(folder)
 
 
+# Foreign packages warn, which is an error here.
+@pytest.mark.filterwarnings("ignore")
 def test_tensorboard_has_every_step_once_also_after_a_resume(
-    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     chosen = 'training.loggers=["tensorboard"]'
     stop_at("run", 3, plan("run", *OFTEN), monkeypatch)
     # As a session that was killed after its last checkpoint leaves it: it logged steps that were never saved.
     state = Path("run/training/state.json")
     saved = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
-    first = pretrain_apart("--resume", "--out", "run", "--set", chosen)
-    assert first.returncode == 0, first.stderr
+    assert pretrain(plan("run", chosen, resume=True), plot=False).state.complete
     for file, content in saved.items():
         file.write_bytes(content)
     assert json.loads(state.read_text())["steps"] == 3
-    second = pretrain_apart("--resume", "--out", "run", "--set", chosen)
-    assert second.returncode == 0, second.stderr
-    assert "training.loggers" not in second.stderr
-    read = subprocess.run(
-        [sys.executable, "-c", READ_EVENTS, "run/tensorboard"], capture_output=True, text=True, check=True
-    )
-    scalars: dict[str, list[tuple[int, float]]] = json.loads(read.stdout)
+    assert pretrain(plan("run", chosen, resume=True), plot=False).state.complete
+    assert "training.loggers" not in capfd.readouterr().err
+    assert len(list(Path("run/tensorboard").iterdir())) == 2
+    events = EventAccumulator("run/tensorboard", size_guidance={"scalars": 0}, purge_orphaned_data=True).Reload()
     rows = [row for row in read_metrics(Path("run/metrics.jsonl")) if row["step"] > 3 and "loss" in row]
-    assert [step for step, _ in scalars["loss"]] == [row["step"] for row in rows] == [4, 5, 6, 7, 8]
-    assert [value for _, value in scalars["loss"]] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
-    assert {"learning_rate", "held_out_loss", "mfu", "trees/used_leaves/layer_1"} <= scalars.keys()
+    logged = events.Scalars("loss")
+    assert [event.step for event in logged] == [row["step"] for row in rows] == [4, 5, 6, 7, 8]
+    assert [event.value for event in logged] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
+    expected = {"learning_rate", "held_out_loss", "mfu", "trees/used_leaves/layer_1"}
+    assert expected <= set(events.Tags()["scalars"])
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_wandb_offline_goes_on_under_the_id_of_the_run(
-    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    stop_at("run", 3, plan("run", *OFTEN), monkeypatch)
-    run_id = json.loads(Path("run/training/state.json").read_text())["run_id"]
     # Nothing of it leaves this folder: no server is asked, no mistake reported, nothing kept at home.
     here = {f"WANDB_{name}": str(Path.cwd()) for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR")}
-    offline = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", **here}
-    done = pretrain_apart("--resume", "--out", "run", "--set", 'training.loggers=["wandb"]', **offline)
-    assert done.returncode == 0, done.stderr
-    assert "training.loggers" not in done.stderr
+    for name, value in {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", **here}.items():
+        monkeypatch.setenv(name, value)
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    stop_at("run", 3, plan("run", *OFTEN), monkeypatch)
+    run_id = json.loads(Path("run/training/state.json").read_text())["run_id"]
+    try:
+        assert pretrain(plan("run", 'training.loggers=["wandb"]', resume=True), plot=False).state.complete
+    finally:
+        wandb.teardown()  # the process that writes for this one
+    assert "training.loggers" not in capfd.readouterr().err
     (record,) = Path("wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb")
     content = record.read_bytes()
-    for name in (b"held_out_loss", b"learning_rate", b"trees/used_leaves/layer_1", b"micro_batch_size"):
-        assert name in content
+    for word in (b"held_out_loss", b"learning_rate", b"trees/used_leaves/layer_1", b"micro_batch_size"):
+        assert word in content

@@ -98,11 +98,19 @@ def test_the_same_texts_give_the_same_vocabulary_in_every_process() -> None:
         " for i in range(50)]\n"
         "print(hashlib.md5(train_tokenizer(iter(texts), 400, min_frequency=2).to_str().encode()).hexdigest())"
     )
-    runs = {
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-        for _ in range(3)
-    }
-    assert len(runs) == 1
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        for seed in "12"
+    ]
+    first, second = (process.communicate()[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert first == second
+    assert len(first.strip()) == 32
 
 
 def test_rare_characters_and_tiny_texts(tokenizer: Tokenizer) -> None:
