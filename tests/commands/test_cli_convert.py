@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +173,15 @@ def test_onnx_without_its_extra_says_how_to_install_it(
     code, err = run_convert(capsys, dense, tmp_path / "out", "--to", "onnx")
     assert code == 1
     assert err == "error: convert --to onnx needs onnx; install it with: pip install 'ufbert[onnx]'\n"
+
+
+def test_an_exact_conversion_loads_no_compiler(dense: Path, tmp_path: Path) -> None:
+    """torch._dynamo takes over a second, and comes with the first random numbers on the meta device."""
+    code = (
+        "import sys\nfrom ufbert.commands.app import main\n"
+        "try:\n    main(['convert', *sys.argv[1:]])\n"
+        "finally:\n    print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, dense, tmp_path / "out"], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+    assert (tmp_path / "out" / "config.json").is_file()

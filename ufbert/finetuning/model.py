@@ -12,7 +12,7 @@ from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.heads import ClassificationHead, UltraFastBertForSequenceClassification
-from ufbert.model.pretrained import read_config
+from ufbert.model.pretrained import read_config, unallocated
 from ufbert.settings.sections import FinetuningSettings
 
 from .task_data import TaskData
@@ -92,7 +92,7 @@ def load_model(folder: Path, data: TaskData, settings: FinetuningSettings) -> Lo
             model.config = wanted
             return LoadedModel(model, False, f"goes on with the checkpoint's {kind}")
     encoder = UltraFastBertModel.from_pretrained(folder, **dropout, **task)
-    with torch.device("meta"):  # its encoder is replaced at once
+    with unallocated():  # its encoder is replaced at once
         model = UltraFastBertForSequenceClassification(wanted)
     model.encoder = encoder
     model.classifier = ClassificationHead(wanted).apply(model.initialize)

@@ -5,8 +5,10 @@ Tensor names are those of the model with a head; the encoder's start with `encod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -30,7 +32,7 @@ from ufbert.system.atomic import write_folder
 
 from .config import MODEL_TYPE, UltraFastBertConfig
 
-__all__ = ["PretrainedModel", "read_config"]
+__all__ = ["PretrainedModel", "read_config", "unallocated"]
 
 ENCODER_PREFIX = "encoder."
 
@@ -72,6 +74,13 @@ class _Uninitialised(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else values["tensor"]
         return func(*args, **values)
+
+
+@contextlib.contextmanager
+def unallocated() -> Iterator[None]:
+    """Modules made within take no memory and no time: their parameters are on the meta device, without values."""
+    with torch.device("meta"), _Uninitialised():
+        yield
 
 
 class PretrainedModel(nn.Module):
@@ -131,7 +140,7 @@ class PretrainedModel(nn.Module):
         folder = locate_checkpoint(folder_or_hub_id, revision)
         config = read_config(folder).replace(**changes)
         state = read_tensors(folder / WEIGHTS_FILE)
-        with torch.device("meta"), _Uninitialised():  # no time spent on values that are about to be replaced
+        with unallocated():  # no time spent on values that are about to be replaced
             model = cls(config)
         expected = model._file_names()
         state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items() if k in expected}

@@ -12,6 +12,7 @@ import torch
 from ufbert.errors import BackendError, ConfigError, OutputError
 from ufbert.model.config import UltraFastBertConfig
 from ufbert.model.heads import UltraFastBertForMaskedLM
+from ufbert.model.pretrained import unallocated
 from ufbert.system.resources import physical_memory
 
 __all__ = ["check_disk_space", "check_training_memory", "explain_out_of_memory", "parameter_count"]
@@ -22,7 +23,7 @@ BYTES_PER_PARAMETER = 4 * 4
 
 def parameter_count(config: UltraFastBertConfig) -> int:
     """Parameters of the masked language model, shared ones once; nothing is allocated."""
-    with torch.device("meta"):
+    with unallocated():
         model = UltraFastBertForMaskedLM(config)
     return sum(p.numel() for p in model.parameters())
 

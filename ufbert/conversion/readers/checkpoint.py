@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
 from ufbert.checkpoint.cross_encoder import read_score_activation
@@ -21,7 +20,7 @@ from ufbert.model.config import MODEL_TYPE
 from ufbert.model.embedding_layers import embedding_size
 from ufbert.model.encoder import Embeddings, UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
-from ufbert.model.pretrained import PretrainedModel, read_config
+from ufbert.model.pretrained import PretrainedModel, read_config, unallocated
 
 from .bert_family import CLASSIFIER
 from .families import inexpressible, recognise
@@ -200,7 +199,7 @@ def build_model(reading: Reading, provenance: dict[str, Any]) -> PretrainedModel
     """The model that `reading` describes, its tensors taken as they are."""
     config = reading.config.replace(provenance=provenance)
     cls = MODELS[config.architectures[0]]
-    with torch.device("meta"):  # no time spent on values that are about to be replaced
+    with unallocated():  # no time spent on values that are about to be replaced
         model = cls(config)
     state = reading.state
     if cls is UltraFastBertModel:
