@@ -97,10 +97,11 @@ def settle_width(recipe: Recipe, variant: Variant, root: Path, corpus: PreparedC
 
 
 def find_width(measure: Measure, seconds: float) -> tuple[int, float, dict[int, float]]:
-    """(width, the target's time, times of the last widths): the multiple of 8 nearest in time to the target.
+    """(width, the target's time, times of the last widths): the widest multiple of 8 that takes no longer.
 
     Doubles the width until it takes longer than the target, halves the interval, and lets the ends of the last
-    interval and their neighbours race for half of the time.
+    interval and their neighbours race for half of the time; wider ones too, as long as the widest takes no longer.
+    A single timing may err, and where widths hardly differ in time the widest is the fair one to compare trees with.
     """
     share = seconds / 2 / RACES
 
@@ -115,8 +116,12 @@ def find_width(measure: Measure, seconds: float) -> tuple[int, float, dict[int, 
         middle = (low + high) // 2 // STEP * STEP
         low, high = (low, middle) if too_long(middle) else (middle, high)
     last = [width for width in range(low - STEP, high + STEP + 1, STEP) if width > 0]
-    target, times = measure(last, seconds / 2)
-    return min(last, key=lambda width: abs(times[width] - target)), target, times
+    while True:
+        target, times = measure(last, seconds / 2)
+        widest = max((width for width in last if times[width] <= target), default=last[0])
+        if widest < last[-1] or widest >= MOST:
+            return widest, target, times
+        last = [widest + step * STEP for step in range(len(last))]
 
 
 def _random_model(config: UltraFastBertConfig) -> UltraFastBertModel:
