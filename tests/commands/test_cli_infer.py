@@ -331,8 +331,7 @@ KINDS: dict[str, tuple[str, type[PretrainedModel]]] = {
 }
 
 
-@pytest.mark.parametrize("task", list(KINDS))
-@pytest.mark.parametrize("feedforward", ["dense", "fff"])
+@pytest.mark.parametrize(("feedforward", "task"), [("dense", "embed"), ("fff", "fill-mask"), ("dense", "classify")])
 def test_one_line_loads_only_what_it_needs(
     tmp_path: Path, tiny_checkpoints: dict[str, Path], feedforward: str, task: str
 ) -> None:
@@ -344,7 +343,7 @@ def test_one_line_loads_only_what_it_needs(
         folder = tmp_path / name
         kind(config).save_pretrained(folder, tokenizer=tokenizer)
     line = "the quick [MASK]\n"
-    for _ in range(2):  # the first run may compile kernels
+    for _ in range(1 if feedforward == "dense" else 2):  # the first run may compile kernels
         done = subprocess.run(
             [sys.executable, "-c", ONE_LINE, str(folder)], input=line, capture_output=True, text=True, check=True
         )

@@ -26,6 +26,7 @@ from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError, ConfigError, DataError
 from ufbert.inference.display import Display
 from ufbert.inference.engine import PackedEncoder
+from ufbert.inference.engine.linear import multiplied_as
 from ufbert.text.batching import Example, encode_window, length_batches, windows
 from ufbert.text.tokenization import encode_batch
 
@@ -410,7 +411,7 @@ def test_bfloat16_changes_little_and_stores_the_matrices_once(tiny_checkpoints: 
     assert not np.array_equal(exact, near)
     masked_lm = Pipeline(tiny_checkpoints["masked_lm"], precision="bfloat16")
     model = masked_lm._task.model  # type: ignore[attr-defined]
-    assert model.decoder.weight.dtype == torch.bfloat16
+    assert model.decoder.weight.dtype == multiplied_as(torch.bfloat16)
     assert model.encoder.embeddings.word.weight.dtype == torch.float32
     assert model.encoder.layers[0].feedforward.trees.w_in.dtype == torch.bfloat16
     (result,) = masked_lm(["a [MASK] dog"])

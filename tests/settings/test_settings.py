@@ -28,7 +28,7 @@ PRESETS = ("crammed-1x11", "crammed-dense", "small", "tiny")
 # Filled in by the program: which class, where from, which labels, and what only other software's models have.
 NOT_IN_FILES = {
     *("id2label", "problem_type", "architectures", "provenance"),
-    *("embedding_size", "head_act", "score_activation"),
+    *("embedding_size", "head_act", "num_key_value_heads", "score_activation"),
 }
 
 
