@@ -21,6 +21,8 @@ __all__ = ["ZERO", "finish_rows", "quantize_rows"]
 
 ZERO = 128
 """The byte that stands for 0."""
+SMALLEST = np.float32(1e-30)
+"""A row none of whose numbers is larger counts as zeros."""
 
 # Numba hands the first parameter, the typing context, in by itself.
 _intrinsic: Any = intrinsic
@@ -80,7 +82,8 @@ def quantize_rows(
         bits_i[0] = np.uint32(largest) << 16
         finite = largest < 0x7F80
         scales[i] = number_i[0] * np.float32(1 / 127) if finite else np.float32(np.nan)
-        factor = np.float32(127) / number_i[0] if finite and largest > 0 else np.float32(0)
+        # Of numbers so small that their factor would overflow nothing is left.
+        factor = np.float32(127) / number_i[0] if finite and number_i[0] > SMALLEST else np.float32(0)
         _quantize(like, x_at + i * columns * like.itemsize, result_at + i * columns, columns, factor)
 
 
@@ -102,6 +105,8 @@ def finish_rows(
     bits_j = np.empty(columns, np.uint32)
     number_j = bits_j.view(np.float32)
     activation_j = np.empty(columns if gelu else 0, np.float32)
+    other_bits_j = np.empty(columns if adds else 0, np.uint32)
+    other_j = other_bits_j.view(np.float32)
     for i in range(start, stop):
         scale = scales[i]
         for j in range(columns):
@@ -116,20 +121,12 @@ def finish_rows(
             gelu_into(number_j, activation_j)  # in place it would be no vector code
             number_j[:] = activation_j
         if adds:
-            _add_row(residual[i], number_j)
+            for j in range(columns):
+                other_bits_j[j] = np.uint32(residual[i, j]) << np.uint32(16)
+            for j in range(columns):
+                number_j[j] += other_j[j]
         for j in range(columns):  # to nearest, ties to even; a NaN is kept one
             b = bits_j[j]
             rounded = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
             nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
             y[i, j] = np.uint16(0x7FC0) if nan else np.uint16(rounded)
-
-
-@kernel
-def _add_row(stored_j: Any, number_j: Any) -> None:
-    """number += the bfloat16 numbers whose bits `stored_j` holds."""
-    bits_j = np.empty(stored_j.size, np.uint32)
-    for j in range(stored_j.size):
-        bits_j[j] = np.uint32(stored_j[j]) << np.uint32(16)
-    other_j = bits_j.view(np.float32)
-    for j in range(stored_j.size):
-        number_j[j] += other_j[j]

@@ -152,6 +152,7 @@ def test_a_rows_int8_result_does_not_depend_on_its_company_and_keeps_what_is_not
     linear = Int8Linear(torch.randn(45, 70), torch.randn(45))
     x = torch.randn(9, 70).bfloat16()
     x[3] = 0
+    x[4] = 1e-38  # whose scale has no reciprocal
     with torch.inference_mode():
         alone = torch.cat([linear(row[None]) for row in x])
         x[5] *= 1000
@@ -160,7 +161,8 @@ def test_a_rows_int8_result_does_not_depend_on_its_company_and_keeps_what_is_not
         y = linear(x)
     same = [0, 1, 2, 3, 4, 8]
     assert torch.equal(y[same], alone[same])
-    torch.testing.assert_close(y[3].float(), linear.bias, rtol=0.01, atol=0.01)
+    for row in (3, 4):
+        torch.testing.assert_close(y[row].float(), linear.bias, rtol=0.01, atol=0.01)
     assert y[6:8].isnan().all()
 
 

@@ -49,7 +49,7 @@ class UltraFastBertConfig:
     num_attention_heads: int = 12
     """Attention heads; divides `hidden_size`."""
     num_key_value_heads: int | None = None
-    """Heads of the keys and values, each of which that many attention heads share; None: one for each of them."""
+    """Heads of keys and values, shared by the attention heads in groups of equal size; None: each has its own."""
     max_position_embeddings: int = 128
     """The longest sequence in tokens, special tokens included."""
     pad_token_id: int = 0
