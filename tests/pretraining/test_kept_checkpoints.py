@@ -19,6 +19,7 @@ from ufbert.errors import CheckpointError, ConfigError
 from ufbert.pretraining.held_out import HeldOut, Measurement
 from ufbert.pretraining.run import pretrain
 from ufbert.pretraining.run_folder import RunPlan, plan_run
+from ufbert.training.optimization import named_parameters
 
 OFTEN = ("training.save_every=0.001s", "training.evaluate_every=1h")
 
@@ -73,9 +74,9 @@ class KeepWeights:
         self.original = write_state
         self.by_step: dict[int, dict[str, torch.Tensor]] = {}
 
-    def __call__(self, folder: Path, state: Any, model: torch.nn.Module, optimizer: Any) -> None:
-        self.by_step[state.steps] = {name: p.detach().clone() for name, p in model.named_parameters()}
-        self.original(folder, state, model, optimizer)
+    def __call__(self, folder: Path, state: Any, optimizer: torch.optim.Optimizer) -> None:
+        self.by_step[state.steps] = {name: p.detach().clone() for name, p in named_parameters(optimizer).items()}
+        self.original(folder, state, optimizer)
 
 
 def test_by_default_only_the_latest_stays(plan: Callable[..., RunPlan]) -> None:

@@ -22,6 +22,7 @@ from ufbert.system.processes import MeetingPoint, World, described_world, join_w
 from ufbert.text.corpus import PreparedCorpus
 from ufbert.text.corpus_sources import corpus_name
 from ufbert.training.display import duration
+from ufbert.training.level_updates import begin_equal
 from ufbert.training.memory import check_disk_space, check_training_memory, explain_out_of_memory
 from ufbert.training.optimization import build_optimizer
 from ufbert.training.throughput import Throughput, matrix_product_peak, training_operations
@@ -78,7 +79,7 @@ def pretrain(plan: RunPlan, *, plot: bool | None = None) -> PretrainingReport:
         model = _build_model(plan, tokenizer, device)
         optimizer = build_optimizer(model, training)
         if plan.resumed:
-            load_optimizer(folder, model, optimizer)
+            load_optimizer(folder, optimizer)
 
         masking = run_masking(settings, tokenizer)
         batches = MicroBatches(corpus.train, masking, training.seed, device)
@@ -175,6 +176,8 @@ def _build_model(plan: RunPlan, tokenizer: Tokenizer, device: torch.device) -> U
     else:
         torch.manual_seed(training.seed)
         model = UltraFastBertForMaskedLM(config)
+        if training.level_updates:
+            begin_equal(model)
     set_dropout(model, training.dropout)
     model.to(device).train()
     if training.compile:

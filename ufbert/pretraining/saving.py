@@ -94,7 +94,7 @@ class CheckpointWriter:
             self.model.write(temporary, tokenizer=self.tokenizer)
             (temporary / SETTINGS_FILE).write_text(settings_to_toml(self.settings), encoding="utf-8")
             kept = self._keep(temporary)
-            write_state(temporary, self.state, self.model, self.optimizer)
+            write_state(temporary, self.state, self.optimizer)
             rows: list[dict[str, Any]] = []
             with self._tolerate("No pictures"):
                 rows = read_metrics(self.metrics.file)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 from ufbert.checkpoint.folder import read_json, write_tensors
 from ufbert.errors import CheckpointError
+from ufbert.training.optimization import named_parameters
 
 __all__ = ["STATE_FILE", "TrainingState", "load_optimizer", "read_state", "write_state"]
 
@@ -86,27 +86,27 @@ def read_state(run: Path) -> tuple[TrainingState, dict[str, dict[str, Any]] | No
         raise CheckpointError(f"{file}: not the state of a run by this version: {error}") from error
 
 
-def write_state(folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def write_state(folder: Path, state: TrainingState, optimizer: torch.optim.Optimizer) -> None:
     """Write `training/` into a folder that exists."""
     (folder / FOLDER).mkdir()
     content = json.dumps(dataclasses.asdict(state), indent=2) + "\n"
     (folder / STATE_FILE).write_text(content, encoding="utf-8")
     tensors = {
         f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
+        for name, parameter in named_parameters(optimizer).items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     write_tensors(tensors, folder / OPTIMIZER_FILE)
 
 
-def load_optimizer(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(run: Path, optimizer: torch.optim.Optimizer) -> None:
     """Give `optimizer` the moments it had. Raises `CheckpointError` for a file that does not fit the model."""
     file = run / OPTIMIZER_FILE
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: missing or damaged: {error}; the run cannot be resumed") from error
-    parameters = dict(model.named_parameters())
+    parameters = named_parameters(optimizer)
     for key, value in tensors.items():
         name, _, kind = key.partition("/")
         parameter = parameters.get(name)

@@ -148,6 +148,8 @@ class TrainingSettings:
     """AdamW."""
     gradient_clip: float = 0.5
     """Largest norm of the whole gradient."""
+    level_updates: bool = False
+    """Each level of a tree begins as one neuron and moves as a whole too, its nodes' own steps being shorter."""
     mlm_probability: float = 0.25
     """Share of the positions that are predicted, the same number in every sequence."""
     dropout: float = 0.0
