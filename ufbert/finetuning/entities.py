@@ -1,8 +1,9 @@
 """Entities out of tags, and how well they are found: precision, recall and F1 over whole entities.
 
 An entity is right if its type and both of its ends are. Where one begins and ends follows the rules of the CoNLL
-shared tasks' evaluation script (conlleval), which read all of these schemes: IOB1 (B- only where it parts two neighbours
-of one type), IOB2 (B- at every beginning), BIOES (also with L- and U- for E- and S-), and IO (the type alone, or I-).
+shared tasks' evaluation script (conlleval), which read all of these schemes: IOB1 (B- only where it parts two
+neighbours of one type), IOB2 (B- at every beginning), BIOES (also with L- and U- for E- and S-), and IO (the type
+alone, or I-).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ Entity = tuple[str, int, int]
 
 def mark_pieces(names: Iterable[str]) -> bool:
     """Whether tags mark pieces of a text, as named entities do; parts of speech say something of each word."""
-    names = list(names)
-    return OUTSIDE in names or any(_parts(name)[0] != "I" or name.startswith("I-") for name in names)
+    names = set(names)
+    prefixed = any(letter in PREFIXES and dash for letter, dash, _ in (name.partition("-") for name in names))
+    return OUTSIDE in names or prefixed or names <= PREFIXES.keys()
 
 
 def entities(tags: Sequence[str], *, pieces: bool = True) -> set[Entity]:

@@ -112,8 +112,8 @@ def _names(rows: TaggedRows) -> tuple[str, ...]:
     words = sum(map(len, rows.words))
     if len(distinct) > max(PLAUSIBLE_CLASSES, words / 2):
         raise DataError(
-            f"{rows.source}: {len(distinct):,} different tags on {words:,} words, such as {shown_label(min(distinct))}; "
-            "the tag is the last column of a line, or the --label-column of a row"
+            f"{rows.source}: {len(distinct):,} different tags on {words:,} words, such as "
+            f"{shown_label(min(distinct))}; the tag is the last column of a line, or the --label-column of a row"
         )
     if all(whole_number(name) is not None for name in distinct):
         return tuple(sorted(distinct, key=int))

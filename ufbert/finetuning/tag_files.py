@@ -17,7 +17,7 @@ from ufbert.errors import DataError
 from ufbert.text.byte_streams import COMPRESSIONS, text_lines, without_end
 from ufbert.text.files import file_format, read_rows
 from ufbert.text.reading import Reading
-from ufbert.text.rows import find_column, is_missing
+from ufbert.text.rows import find_column, is_missing, missing_column
 
 from .labelled_rows import metadata_names
 
@@ -132,8 +132,15 @@ def _choose_columns(path: Path, given: tuple[str | None, str | None], reading: R
 def _read_lists(
     path: Path, word_column: str, tag_column: str, reading: Reading, on_bad: OnBad
 ) -> Iterator[tuple[int, Sentence | DataError]]:
-    for row in read_rows(path, columns=[word_column, tag_column], on_bad=on_bad, reading=reading):
-        words, tags = row.fields[word_column], row.fields[tag_column]
+    # Asked for its columns, the reader would take a file of a single object for a list of each column's values.
+    columns = [word_column, tag_column] if tag_format(path) == "parquet" else None
+    for row in read_rows(path, columns=columns, on_bad=on_bad, reading=reading):
+        own = [find_column(name, row.fields) for name in (word_column, tag_column)]
+        if None in own:
+            missing = tag_column if own[0] is not None else word_column
+            yield row.line, missing_column(row.where, missing, list(row.fields))
+            continue
+        words, tags = (row.fields[name] for name in own if name is not None)
         for name, value in ((word_column, words), (tag_column, tags)):
             if not isinstance(value, list):
                 found = "null" if value is None else f"{type(value).__name__} {str(value)[:40]}"
@@ -186,8 +193,8 @@ def _read_columns(path: Path, encoding: str) -> Iterator[tuple[int, Sentence | D
         start = number if begins else start
         if problem is None and (len(fields) < 2 or not fields[0]):
             problem = DataError(
-                f"{path}:{number}: {text[:40]!r} is not a word and its tag with a tab or blanks between; mend the line, "
-                "or put a blank line where the sentence ends"
+                f"{path}:{number}: {text[:40]!r} is not a word and its tag with a tab or blanks between; mend the "
+                "line, or put a blank line where the sentence ends"
             )
         wrong = wrong or problem
         words.append(fields[0])
