@@ -58,7 +58,9 @@ def test_columns_with_blanks_and_tabs_and_comments(tmp_path: Path) -> None:
 
 def test_lists_under_their_usual_names_and_others(tmp_path: Path) -> None:
     for names in (("tokens", "ner_tags"), ("words", "tags"), ("tokens", "tags")):
-        rows = [dict(zip(names, pair, strict=True), id=1) for pair in zip(WORDS, TAGS, strict=True)]
+        rows: list[dict[str, Any]] = [
+            dict(zip(names, pair, strict=True), id=1) for pair in zip(WORDS, TAGS, strict=True)
+        ]
         check(load(write_jsonl(tmp_path / "a.jsonl", rows)))
         (tmp_path / "a.json").write_text(json.dumps(rows))
         check(load(tmp_path / "a.json"))

@@ -54,7 +54,7 @@ def encode_tagged(tokenizer: Tokenizer, split: TagSplit, max_length: int) -> Tag
     overlap = choose_overlap(tokenizer, max_length, "window", None)
     assert overlap is not None
     leading = leading_tokens(tokenizer)
-    made = _Windows()
+    made = _Collected()
     for start in range(0, len(split), ENCODED_AT_ONCE):
         chunk = range(start, min(start + ENCODED_AT_ONCE, len(split)))
         texts = [" ".join(split.words[number]) for number in chunk]
@@ -87,7 +87,7 @@ def encode_tagged(tokenizer: Tokenizer, split: TagSplit, max_length: int) -> Tag
     return TaggedSequences(made.ids, made.types, made.split, made.labels, made.owner, made.words, made.lost)
 
 
-class _Windows:
+class _Collected:
     """What is being collected."""
 
     def __init__(self) -> None:
