@@ -176,6 +176,13 @@ def test_files_that_hold_no_tags(tmp_path: Path) -> None:
         load(path)
 
 
+def test_a_scheme_that_infer_does_not_join_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("Anna B-PER\nSmith E-PER\nleft O\nRome S-LOC\n")
+    (note,) = load(path).notes
+    assert note.startswith("only B- and I- are joined to whole entities by infer, as by transformers' pipeline")
+
+
 def test_a_share_is_held_out_and_samples_are_drawn(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text((COLUMNS + "\n") * 20)

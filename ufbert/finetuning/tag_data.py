@@ -28,6 +28,9 @@ from .tasks import TAGGING
 __all__ = ["TagData", "TagSplit", "load_tag_data"]
 
 
+UNJOINED = ("E-", "S-", "L-", "U-")
+
+
 @dataclass(frozen=True)
 class TagSplit(RowSet):
     """Sentences to train or validate on."""
@@ -78,6 +81,11 @@ def load_tag_data(request: DataRequest, seed: int = 0) -> TagData:
     data = TagData(request.name, names, TAGGING, splits["train"], validation)
     if not data.pieces:
         notes.append("the tags mark no pieces of text (no O, no B- or I-), so precision, recall and F1 are of words")
+    elif any(name.startswith(UNJOINED) for name in names):
+        notes.append(
+            "only B- and I- are joined to whole entities by infer, as by transformers' pipeline; the tags here have E- or "
+            "S-, so write them as IOB2 if whole entities are wanted there"
+        )
     data = dataclasses.replace(data, notes=tuple(notes))
     if not validation:
         data = hold_out(data, request.validation_fraction or VALIDATION_FRACTION, seed)
