@@ -83,8 +83,8 @@ def load_tag_data(request: DataRequest, seed: int = 0) -> TagData:
         notes.append("the tags mark no pieces of text (no O, no B- or I-), so precision, recall and F1 are of words")
     elif any(name.startswith(UNJOINED) for name in names):
         notes.append(
-            "only B- and I- are joined to whole entities by infer, as by transformers' pipeline; the tags here have E- or "
-            "S-, so write them as IOB2 if whole entities are wanted there"
+            "only B- and I- are joined to whole entities by infer, as by transformers' pipeline; the tags here have E- "
+            "or S-, so write them as IOB2 if whole entities are wanted there"
         )
     data = dataclasses.replace(data, notes=tuple(notes))
     if not validation:
