@@ -148,7 +148,11 @@ def finetune(
         float | None, typer.Option(help="Peak learning rate.", show_default=f"{DEFAULTS.learning_rate:g}")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens of a row; longer ones are cut.", show_default=str(DEFAULTS.max_length))
+        int | None,
+        typer.Option(
+            help="Tokens of a row; longer ones are cut, or for tag read in windows.",
+            show_default=str(DEFAULTS.max_length),
+        ),
     ] = None,
     keep: Annotated[
         str | None,

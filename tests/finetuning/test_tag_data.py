@@ -115,6 +115,10 @@ def test_what_hugging_face_writes(tmp_path: Path) -> None:
             {"tokens": ["a"], "tags": [["O"]]},
             "f.jsonl:2: the tag of word 1, 'a', is ['O'], neither a name nor a number",
         ),
+        (
+            {"tokens": ["a"], "tags": [-100]},
+            "f.jsonl:2: the tag of word 1, 'a', is -100, which marks none; give it one",
+        ),
         ({"tokens": ["a"]}, "f.jsonl:2: no column 'tags'; it has: tokens"),
     ],
 )

@@ -51,6 +51,11 @@ class ClassReport:
         self.pictures: list[str] = []
         """Names of the pictures that `write` could draw."""
 
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one validation set."""
+        return len(self.sets) > 1
+
     def figures(self) -> list[ClassFigures]:
         """A row for each class of each set."""
         from sklearn.metrics import precision_recall_fscore_support
@@ -75,8 +80,7 @@ class ClassReport:
     def draw(self, folder: Path) -> None:
         """A picture of each set, unless matplotlib is missing."""
         for split, (labels, predictions) in self.sets.items():
-            several = len(self.sets) > 1
-            name = PICTURE.format(f"-{split.removeprefix('validation_')}" if several else "")
+            name = PICTURE.format(f"-{split.removeprefix('validation_')}" if self.several else "")
             try:
                 draw_confusion(labels, predictions, self.names, split, folder / name)
             except ImportError:
@@ -89,12 +93,11 @@ class ClassReport:
 
     def markdown(self) -> str:
         """The card's section."""
-        several = len(self.sets) > 1
-        head = [*(["validation"] if several else []), self.kind, "precision", "recall", "F1", self.unit]
+        head = [*(["validation"] if self.several else []), self.kind, "precision", "recall", "F1", self.unit]
         lines = [f"## {self.title}", "", f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
         figures = self.figures()
         for split, name, precision, recall, f1, rows in figures[:CARD_CLASSES]:
-            first = [split.removeprefix("validation_")] if several else []
+            first = [split.removeprefix("validation_")] if self.several else []
             cells = [*first, name.replace("|", "\\|"), f"{precision:.4f}", f"{recall:.4f}", f"{f1:.4f}", f"{rows:,}"]
             lines.append(f"| {' | '.join(cells)} |")
         rest = f"; the first {CARD_CLASSES} of {len(figures)} rows" if len(figures) > CARD_CLASSES else ""

@@ -160,6 +160,8 @@ def _checked(where: str, words: list[Any], tags: list[Any]) -> Sentence | DataEr
             return DataError(f"{where}: word {place} holds half a surrogate pair; mend or remove the row")
         if is_missing(tag) or (isinstance(tag, str) and not tag.strip()):
             return DataError(f"{where}: word {place}, {word!r}, has no tag; give it one, or remove the row")
+        if isinstance(tag, int) and tag < 0:
+            return DataError(f"{where}: the tag of word {place}, {word!r}, is {tag}, which marks none; give it one")
         if isinstance(tag, list | dict | bytes):
             return DataError(f"{where}: the tag of word {place}, {word!r}, is {tag!r}, neither a name nor a number")
     return words, tags

@@ -70,11 +70,10 @@ class EntityReport(ClassReport):
             for kind, counts in judged.counts.by_type.items()
         ]
 
-    def markdown(self) -> str:
-        """The card's section."""
-        # With several sets the base class names them in a column.
-        self.sets = dict.fromkeys(self.judged, (np.empty(0), np.empty(0)))
-        return super().markdown()
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one validation set."""
+        return len(self.judged) > 1
 
     def draw(self, folder: Path) -> None:
         """Nothing: what is missed or wrongly found has no place in a confusion matrix of types."""

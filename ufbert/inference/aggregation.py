@@ -70,10 +70,9 @@ def aggregate(
 ) -> list[Entity]:
     """probabilities (tokens, tags), the tokens' characters, whether each goes on with a word -> entities in order."""
     if strategy in ("none", "simple"):
-        best = probabilities.argmax(1)
+        best, scores = probabilities.argmax(1).tolist(), probabilities.max(1).tolist() if len(offsets) else []
         tagged = [
-            TaggedToken(names[tag], float(row[tag]), *place)
-            for tag, row, place in zip(best, probabilities, offsets, strict=True)
+            TaggedToken(names[tag], score, *place) for tag, score, place in zip(best, scores, offsets, strict=True)
         ]
     else:
         tagged = list(_words(probabilities, offsets, going_on, names, strategy))
