@@ -1,4 +1,4 @@
-"""`ufbert finetune`: a classifier or regressor of texts from a checkpoint."""
+"""`ufbert finetune`: a classifier or regressor of texts, or a tagger of words, from a checkpoint."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def finetune(
     task: Annotated[
         str | None,
         typer.Option(
-            metavar="glue/NAME|glue",
-            help="A GLUE task: cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp or mnli; glue for all of them and a table.",
+            metavar="glue/NAME|glue|tag",
+            help="A GLUE task: cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp or mnli; glue for all of them and a table; "
+            "tag to find entities, by --train with words and tags.",
         ),
     ] = None,
     data: Annotated[
@@ -70,7 +71,11 @@ def finetune(
     ] = None,
     train: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Training rows: csv, tsv, jsonl, json or parquet; a glob or a folder too."),
+        typer.Option(
+            metavar="FILE",
+            help="Training rows: csv, tsv, jsonl, json or parquet; a glob or a folder too. With --task tag: "
+            "lists in jsonl, json or parquet, or columns in conll, bio, txt or tsv.",
+        ),
     ] = None,
     validation: Annotated[
         str | None,
@@ -83,11 +88,13 @@ def finetune(
         ),
     ] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="Column of the text in --train.", show_default=TEXT_COLUMN)
+        str | None,
+        typer.Option(help="Column of the text in --train.", show_default=f"{TEXT_COLUMN}; tokens or words for tag"),
     ] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second text, if there is one.")] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Column of the label in --train.", show_default=LABEL_COLUMN)
+        str | None,
+        typer.Option(help="Column of the label in --train.", show_default=f"{LABEL_COLUMN}; ner_tags or tags for tag"),
     ] = None,
     regression: Annotated[
         bool | None,
@@ -141,7 +148,11 @@ def finetune(
         float | None, typer.Option(help="Peak learning rate.", show_default=f"{DEFAULTS.learning_rate:g}")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens of a row; longer ones are cut.", show_default=str(DEFAULTS.max_length))
+        int | None,
+        typer.Option(
+            help="Tokens of a row; longer ones are cut, or for tag read in windows.",
+            show_default=str(DEFAULTS.max_length),
+        ),
     ] = None,
     keep: Annotated[
         str | None,
@@ -162,9 +173,9 @@ def finetune(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Finetune CHECKPOINT on a GLUE task or on your own labelled texts, with the paper's recipe.
+    """Finetune CHECKPOINT on a GLUE task, your own labelled texts or tagged words, with the paper's recipe.
 
-    Writes a checkpoint folder that `ufbert infer --task classify` runs, with the figures in its README.md
+    Writes a checkpoint folder that `ufbert infer` runs (classify or tag), with the figures in its README.md
     and metrics.jsonl. The folder is brought up to date after every epoch; Ctrl-C keeps the best one so far.
 
     `--task glue` runs all tasks with several checkpoints and seeds, and writes glue.md, glue.csv and glue.json.

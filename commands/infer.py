@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ufbert.checkpoint.poolings import POOLINGS
-from ufbert.settings.inference import AUTO, LONG_TEXTS, PRECISIONS, TASKS, InferenceSettings
+from ufbert.settings.inference import AGGREGATIONS, AUTO, LONG_TEXTS, PRECISIONS, TASKS, InferenceSettings
 
 from .shared_options import (
     ConfigOption,
@@ -92,6 +92,14 @@ def infer(
             help="Score these words for each mask, one token each; all of them, or the --top-k best.",
         ),
     ] = None,
+    aggregation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(AGGREGATIONS),
+            help="Entities from the tokens' tags, as transformers joins them; none: each token by itself.",
+            show_default=DEFAULTS.aggregation,
+        ),
+    ] = None,
     pooling: Annotated[
         str | None,
         typer.Option(
@@ -132,8 +140,8 @@ def infer(
     long_text: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(LONG_TEXTS),
-            help="Truncate longer texts, or window: read them whole in windows and join the results.",
+            metavar="|".join((AUTO, *LONG_TEXTS)),
+            help="Truncate longer texts, or window: read them whole in windows; auto: window for tag, else truncate.",
             show_default=DEFAULTS.long_text,
         ),
     ] = None,
@@ -173,7 +181,7 @@ def infer(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Fill masks, classify or embed texts. Memory does not grow with the input, and its order is kept."""
+    """Fill masks, classify, find entities or embed texts. Memory does not grow with the input; its order is kept."""
     from ufbert.system.quick_start import quick_start
 
     with quick_start():
@@ -191,6 +199,7 @@ def infer(
         "inference.keep_text": keep_text,
         "inference.top_k": top_k,
         "inference.targets": targets.split(",") if targets is not None else None,
+        "inference.aggregation": aggregation,
         "inference.pooling": pooling,
         "inference.normalize": normalize,
         "inference.prompt": prompt,

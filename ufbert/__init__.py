@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ufbert.model.encoder import UltraFastBertModel
     from ufbert.model.fff import FFF
     from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
+    from ufbert.model.token_head import UltraFastBertForTokenClassification
 
 __all__ = [
     "FFF",
@@ -21,6 +22,7 @@ __all__ = [
     "UltraFastBertConfig",
     "UltraFastBertForMaskedLM",
     "UltraFastBertForSequenceClassification",
+    "UltraFastBertForTokenClassification",
     "UltraFastBertModel",
     "__version__",
 ]
@@ -33,6 +35,7 @@ _HOMES = {
     "UltraFastBertModel": "model.encoder",
     "UltraFastBertForMaskedLM": "model.heads",
     "UltraFastBertForSequenceClassification": "model.heads",
+    "UltraFastBertForTokenClassification": "model.token_head",
     "Pipeline": "inference.pipeline",
 }
 

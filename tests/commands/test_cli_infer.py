@@ -233,7 +233,7 @@ def test_a_late_file_fails_before_the_work(
         (
             "masked_lm",
             ("{texts}", "--task", "translate"),
-            "--task: inference.task must be one of auto, fill-mask, classify, embed, not",
+            "--task: inference.task must be one of auto, fill-mask, classify, tag, embed, not",
         ),
         ("classifier", ("{texts}", "--task", "fill-mask"), "has no head for fill-mask; give a checkpoint as pre"),
         ("masked_lm", ("{texts}", "-o", "{folder}/r.xlsx"), "unknown kind of file; supported are .jsonl .csv"),
@@ -262,7 +262,7 @@ def test_a_late_file_fails_before_the_work(
         (
             "encoder",
             ("{texts}", "--long-text", "fold"),
-            "inference.long_text must be one of truncate, window, not 'fold'",
+            "inference.long_text must be one of auto, truncate, window, not 'fold'",
         ),
         ("encoder", ("{texts}", "--long-text", "window", "--stride", "30"), "stride must lie between 0 and 29"),
         ("encoder", ("-", "--input-format", "xml"), "unknown --input-format 'xml'; known: txt, jsonl, csv, tsv"),

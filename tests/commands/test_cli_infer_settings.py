@@ -108,7 +108,10 @@ def test_a_file_may_serve_several_tasks_an_option_may_not(capsys: Capture, tiny_
         ('normalize = "yes"', "ufbert.toml:2: inference.normalize must be true, false or auto, not 'yes'"),
         ('pooling = "median"', "ufbert.toml:2: inference.pooling must be one of auto, cls, max, mean, mean_sqrt_len"),
         ("truncate_dim = 0", "ufbert.toml:2: inference.truncate_dim must be at least 1, not 0"),
-        ('task = "translate"', "ufbert.toml:2: inference.task must be one of auto, fill-mask, classify, embed, not"),
+        (
+            'task = "translate"',
+            "ufbert.toml:2: inference.task must be one of auto, fill-mask, classify, tag, embed, not",
+        ),
         ('text_column = ""', "ufbert.toml:2: inference.text_column is empty; name the column of the text"),
         ("topk = 3", "ufbert.toml:2: unknown key inference.topk; did you mean top_k?"),
     ],

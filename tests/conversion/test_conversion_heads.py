@@ -229,8 +229,7 @@ def test_onnx_holds_the_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("auto", "family", "parts"),
     [
-        ("AutoModelForTokenClassification", "bert", "cannot be expressed: classifier; give --drop-head"),
-        ("AutoModelForTokenClassification", "electra", "cannot be expressed: classifier; give --drop-head"),
+        ("AutoModelForMultipleChoice", "bert", "cannot be expressed: classifier; give --drop-head"),
         ("AutoModelForQuestionAnswering", "roberta", "cannot be expressed: qa_outputs; give --drop-head"),
         ("AutoModelForMultipleChoice", "distilbert", "cannot be expressed: classifier, pre_classifier; give"),
         ("AutoModelForNextSentencePrediction", "bert", "cannot be expressed: cls.seq_relationship; give --drop-head"),

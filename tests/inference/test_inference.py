@@ -349,7 +349,7 @@ def test_the_default_task_is_what_the_checkpoint_was_made_for(tiny_checkpoints: 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"task": "translate"}, "unknown task 'translate'; known: fill-mask, classify, embed"),
+        ({"task": "translate"}, "unknown task 'translate'; known: fill-mask, classify, tag, embed"),
         ({"top_k": 0}, "top_k must lie between 1 and"),
         ({"top_k": 10**6}, "top_k must lie between 1 and"),
         ({"max_length": 33}, "max_length must lie between 1 and the model's maximum of 32, not 33"),

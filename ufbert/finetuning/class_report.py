@@ -41,11 +41,20 @@ class ClassFigures(NamedTuple):
 class ClassReport:
     """The saved epoch's predictions on every validation set, class by class."""
 
+    file, title = CLASSES_FILE, "Classes"
+    kind, unit = "class", "rows"
+    """What a line is of, and what is counted."""
+
     def __init__(self, names: Sequence[str], sets: dict[str, tuple[Labels, Labels]]) -> None:
         """`sets`: validation set -> (labels, predictions), (rows,) class numbers or (rows, classes) of 0 and 1."""
         self.names, self.sets = tuple(names), sets
         self.pictures: list[str] = []
         """Names of the pictures that `write` could draw."""
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one validation set."""
+        return len(self.sets) > 1
 
     def figures(self) -> list[ClassFigures]:
         """A row for each class of each set."""
@@ -61,14 +70,17 @@ class ClassReport:
 
     def write(self, folder: Path) -> None:
         """`classes.csv`, and a picture of each set where matplotlib is installed."""
-        with (folder / CLASSES_FILE).open("w", newline="", encoding="utf-8") as file:
+        with (folder / self.file).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("validation", "class", "precision", "recall", "f1", "rows"))
+            writer.writerow(("validation", self.kind, "precision", "recall", "f1", self.unit))
             writer.writerows(self.figures())
         self.pictures = []
+        self.draw(folder)
+
+    def draw(self, folder: Path) -> None:
+        """A picture of each set, unless matplotlib is missing."""
         for split, (labels, predictions) in self.sets.items():
-            several = len(self.sets) > 1
-            name = PICTURE.format(f"-{split.removeprefix('validation_')}" if several else "")
+            name = PICTURE.format(f"-{split.removeprefix('validation_')}" if self.several else "")
             try:
                 draw_confusion(labels, predictions, self.names, split, folder / name)
             except ImportError:
@@ -81,16 +93,15 @@ class ClassReport:
 
     def markdown(self) -> str:
         """The card's section."""
-        several = len(self.sets) > 1
-        head = [*(["validation"] if several else []), "class", "precision", "recall", "F1", "rows"]
-        lines = ["## Classes", "", f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
+        head = [*(["validation"] if self.several else []), self.kind, "precision", "recall", "F1", self.unit]
+        lines = [f"## {self.title}", "", f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
         figures = self.figures()
         for split, name, precision, recall, f1, rows in figures[:CARD_CLASSES]:
-            first = [split.removeprefix("validation_")] if several else []
+            first = [split.removeprefix("validation_")] if self.several else []
             cells = [*first, name.replace("|", "\\|"), f"{precision:.4f}", f"{recall:.4f}", f"{f1:.4f}", f"{rows:,}"]
             lines.append(f"| {' | '.join(cells)} |")
         rest = f"; the first {CARD_CLASSES} of {len(figures)} rows" if len(figures) > CARD_CLASSES else ""
-        lines += ["", f"All figures: [{CLASSES_FILE}]({CLASSES_FILE}){rest}.", ""]
+        lines += ["", f"All figures: [{self.file}]({self.file}){rest}.", ""]
         for name in self.pictures:
             lines += [f"![Confusion matrix]({name})", ""]
         return "\n".join(lines)

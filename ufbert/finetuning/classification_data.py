@@ -5,8 +5,6 @@ DataRequest(train="reviews.csv", label_column="stars")  --load_task_data-->  Tas
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from ufbert.errors import DataError
@@ -18,6 +16,7 @@ from .glue_data import load_glue
 from .labelled_rows import LabelledRows, are_signs, holds_values, infer_class_names, read_labelled, refuse_negative
 from .raw_labels import is_fractional
 from .request import VALIDATION_FRACTION, DataRequest
+from .sampling import hold_out, sampled
 from .several_labels import holds_lists, infer_label_names, split_labels
 from .task_data import TaskData, build_task_data
 from .tasks import CLASSIFICATION, MULTI_LABEL, REGRESSION, glue_task
@@ -34,7 +33,7 @@ def load_task_data(request: DataRequest, seed: int = 0) -> TaskData:
         data = load_glue(glue_task(request.task), request.data)
     else:
         data = _load_files(request, seed)
-    return _sampled(data, request, seed)
+    return _check_learnable(sampled(data, request, seed))
 
 
 def _load_files(request: DataRequest, seed: int) -> TaskData:
@@ -74,7 +73,7 @@ def _load_files(request: DataRequest, seed: int) -> TaskData:
         multi_label=several,
     )
     if held_out is None:
-        data = _hold_out(data, request.validation_fraction or VALIDATION_FRACTION, seed)
+        data = hold_out(data, request.validation_fraction or VALIDATION_FRACTION, seed)
     return data
 
 
@@ -98,37 +97,9 @@ def _read(request: DataRequest, files: str) -> LabelledRows:
     return rows
 
 
-def _hold_out(data: TaskData, fraction: float, seed: int) -> TaskData:
-    rows = len(data.train)
-    count = max(1, round(fraction * rows))
-    if count >= rows:
-        raise DataError(
-            f"{data.train.source}: {rows} row(s) are too few to hold out {count} for validation; "
-            "give more, or --validation FILE"
-        )
-    order = np.random.default_rng(seed).permutation(rows)
-    kept, held = np.sort(order[count:]), np.sort(order[:count])
-    note = f"{count:,} of {rows:,} rows of {data.train.source}, drawn with seed {seed}, are held out for validation"
-    return dataclasses.replace(
-        data,
-        train=data.train.take(kept),
-        validation=(data.train.take(held, "validation"),),
-        notes=(*data.notes, note),
-    )
-
-
-def _sampled(data: TaskData, request: DataRequest, seed: int) -> TaskData:
-    """Apply the row limits, and refuse what cannot be learned from."""
-    notes = list(data.notes)
-    splits = []
-    for split in (data.train, *data.validation):
-        limit = request.max_train_rows if split is data.train else request.max_validation_rows
-        if limit is not None and limit < len(split):
-            notes.append(f"{split.name}: {limit:,} of {len(split):,} rows, drawn with seed {seed}")
-            chosen = np.random.default_rng(seed).choice(len(split), limit, replace=False)
-            split = split.take(np.sort(chosen))
-        splits.append(split)
-    train = splits[0]
+def _check_learnable(data: TaskData) -> TaskData:
+    """Raise `DataError` for labels that do not differ."""
+    train = data.train
     if data.multi_label:
         if (train.labels == train.labels[0]).all():
             raise DataError(f"{train.source}: all {len(train):,} training rows have the same labels; nothing to learn")
@@ -138,4 +109,4 @@ def _sampled(data: TaskData, request: DataRequest, seed: int) -> TaskData:
             f"{train.source}: all {len(train):,} training rows are of class "
             f"{data.label_names[int(train.labels[0])]!r}; classification needs at least two classes"
         )
-    return dataclasses.replace(data, train=train, validation=tuple(splits[1:]), notes=tuple(notes))
+    return data

@@ -1,10 +1,14 @@
-"""The course of a finetuning run: epochs of training and validation, each followed by a save."""
+"""The course of a finetuning run: epochs of training and validation, each followed by a save.
+
+What the rows are, how they are learned and judged, is said by `classification_run` and `tagging_run`.
+"""
 
 from __future__ import annotations
 
+import abc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +27,11 @@ from ufbert.training.optimization import parameter_groups, set_learning_rate
 from ufbert.training.schedules import warm_up_then_decay
 
 from .class_report import ClassReport
-from .evaluation import predict_logits
-from .model import LoadedModel, scale_output
-from .objective import Objective
+from .model import LoadedModel
 from .report import EpochReport, FinetuningDisplay, FinetuningReport
-from .sequence_batches import Sequences, encode_sequences, training_batches
-from .task_data import Split, TaskData
-from .tasks import baseline_prediction
+from .sequence_batches import Sequences, training_batches
+from .task_data import TrainingData
+from .tasks import Scores
 
 __all__ = ["FinetuningRun"]
 
@@ -37,14 +39,17 @@ RECORDS_PER_EPOCH = 20
 METRICS_FILE = "metrics.jsonl"
 
 
-class FinetuningRun:
+class FinetuningRun(abc.ABC):
     """A run: the model and its rows, trained epoch by epoch and saved after each."""
+
+    label_kind = "classes"
+    """What the names of labels are called."""
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: LoadedModel[Any],
         tokenizer: Tokenizer,
-        data: TaskData,
+        data: TrainingData,
         settings: FinetuningSettings,
         device: torch.device,
         out: Path,
@@ -58,35 +63,48 @@ class FinetuningRun:
         self.max_length = min(settings.max_length, model.config.max_position_embeddings)
         self.model = model.to(device)
         self.train_sequences = self._encode(data.train)
-        self.validation_sequences = [self._encode(split) for split in data.validation]
-        self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
+        self.validation_sequences: Sequence[Sequences] = [self._encode(split) for split in data.validation]
+        self.steps_per_epoch = math.ceil(len(self.train_sequences) / settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step = 0
         self.started = time.perf_counter()
         self.training_seconds = 0.0
         self.saved = False
         self.provenance = dict(model.config.provenance)
-        self.objective = Objective(data, settings.class_weights, device)
-        if data.regression and not loaded.head_is_new:
-            scale_output(self.model, 1.0 / self.objective.factor, -self.objective.offset / self.objective.factor)
         self.best: EpochReport | None = None
-        self.predictions: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
         self.report = self._new_report()
 
-    def _encode(self, split: Split) -> Sequences:
-        return encode_sequences(
-            self.tokenizer, split.texts, split.pairs, self.max_length, self.model.config.pad_token_id
-        )
+    @abc.abstractmethod
+    def _encode(self, split: Any) -> Sequences:
+        """The tokens of a set of rows."""
+
+    @abc.abstractmethod
+    def _baseline(self) -> tuple[str, tuple[Scores, ...]]:
+        """What is predicted without reading a text: its name, and its figures on every validation set."""
+
+    @abc.abstractmethod
+    def _loss(self, rows: npt.NDArray[np.int64], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The mean loss of a training batch, the tokens of `rows`, on the device and under autocast."""
+
+    @abc.abstractmethod
+    def _validate(self) -> tuple[float, tuple[Scores, ...]]:
+        """The mean loss over all validation sets, and the figures of each."""
+
+    @abc.abstractmethod
+    def _class_report(self) -> ClassReport | None:
+        """The figures of each label, of what was last validated."""
+
+    @abc.abstractmethod
+    def _length_notes(self) -> list[str]:
+        """What happens to rows that do not fit."""
+
+    def _write_weights(self, folder: Path) -> None:
+        """The model, without disturbing the one in training."""
+        self.model.write(folder, tokenizer=self.tokenizer)
 
     def _new_report(self) -> FinetuningReport:
         data = self.data
-        name, prediction = baseline_prediction(data.train.labels, data.regression)
-        baseline = tuple(
-            data.measure.scores(
-                split.labels, np.broadcast_to(prediction, split.labels.shape).astype(split.labels.dtype)
-            )
-            for split in data.validation
-        )
+        name, baseline = self._baseline()
         report = FinetuningReport(data, name, baseline, self.settings.keep, self.settings.epochs)
         report.record(
             event="start",
@@ -104,7 +122,7 @@ class FinetuningRun:
     def introduce(self) -> None:
         """Say what is about to happen, and what the reader of the figures must know."""
         data = self.data
-        classes = "values" if data.label_names is None else f"classes {', '.join(data.label_names[:10])}"
+        classes = "values" if data.label_names is None else f"{self.label_kind} {', '.join(data.label_names[:10])}"
         if data.label_names is not None and len(data.label_names) > 10:
             classes += f" and {len(data.label_names) - 10} more"
         validation = " and ".join(f"{len(split):,} of {split.source}" for split in data.validation)
@@ -113,12 +131,7 @@ class FinetuningRun:
         )
         precision = str(self.dtype).removeprefix("torch.")
         note(f"{self.source}: {self.head}; {self.total_steps:,} steps on {self.device.type} in {precision}")
-        cut = self.train_sequences.cut + sum(s.cut for s in self.validation_sequences)
-        if cut:
-            rows = len(self.train_sequences) + sum(map(len, self.validation_sequences))
-            limit = "the model's limit" if self.max_length < self.settings.max_length else "finetuning.max_length"
-            note(f"note: {cut:,} of {rows:,} rows are cut to {self.max_length} tokens ({limit})")
-        for text in data.notes:
+        for text in (*self._length_notes(), *data.notes):
             note(f"note: {text}")
 
     def train(self) -> FinetuningReport:
@@ -147,7 +160,7 @@ class FinetuningRun:
                         self._diverged(loss, self.step, "validation")
                     done = EpochReport(
                         epoch,
-                        total / len(self.data.train),
+                        total / len(self.train_sequences),
                         loss,
                         scores,
                         self.data.measure.headline(scores),
@@ -195,10 +208,8 @@ class FinetuningRun:
             rate = settings.learning_rate * share
             set_learning_rate(optimizer, rate)
             batch = self.train_sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
-            labels = self.objective.labels[rows].to(self.device)
             with autocast(self.device, self.dtype):
-                logits = self.model(**{k: v.to(self.device) for k, v in batch.items()}).logits
-                loss = self.objective.loss(logits, labels, config)
+                loss = self._loss(rows, {k: v.to(self.device) for k, v in batch.items()})
             value = float(loss.detach())
             if not math.isfinite(value):
                 self._diverged(value, step)
@@ -225,17 +236,6 @@ class FinetuningRun:
             f"the {which} loss became {loss} at step {step:,} of {self.total_steps:,}; lower "
             f"finetuning.learning_rate ({self.settings.learning_rate:g}) or set finetuning.gradient_clip{kept}"
         )
-
-    def _validate(self) -> tuple[float, tuple[dict[str, float], ...]]:
-        """The mean loss over all validation rows, and the figures of every set."""
-        total, scores, self.predictions = 0.0, [], {}
-        for split, sequences in zip(self.data.validation, self.validation_sequences, strict=True):
-            logits = predict_logits(self.model, sequences, self.device, self.dtype)  # (rows, num_labels)
-            loss, predictions = self.objective.judge(logits, split.labels)
-            total += loss
-            self.predictions[split.name] = split.labels, predictions
-            scores.append(self.data.measure.scores(split.labels, predictions))
-        return total / sum(map(len, self.data.validation)), tuple(scores)
 
     def _finish(self, epoch: EpochReport) -> None:
         """Take an epoch into the report and save: its weights if they are to be kept, its figures always."""
@@ -279,23 +279,10 @@ class FinetuningRun:
         with write_folder(self.out, replace=self.saved) as folder:
             if weights:
                 self._write_weights(folder)
-                if kept is not None and self.data.label_names is not None:
-                    self.report.classes = ClassReport(self.data.label_names, self.predictions)
-                    self.report.classes.write(folder)
+                if kept is not None and (classes := self._class_report()) is not None:
+                    self.report.classes = classes
+                    classes.write(folder)
             card = self.report.card(config, self.source, self.command)
             (folder / "README.md").write_text(card, encoding="utf-8")
             (folder / METRICS_FILE).write_text(self.report.metrics_lines(), encoding="utf-8")
         self.saved = True
-
-    def _write_weights(self, folder: Path) -> None:
-        """The model in the labels' own units, without disturbing the one in training."""
-        scores = self.model.classifier.scores
-        trained = [p.detach().clone() for p in (scores.weight, scores.bias)]
-        if self.data.regression:
-            scale_output(self.model, self.objective.factor, self.objective.offset)
-        try:
-            self.model.write(folder, tokenizer=self.tokenizer)
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip((scores.weight, scores.bias), trained, strict=True):
-                    parameter.copy_(value)

@@ -10,7 +10,7 @@ from ufbert.text.batching import length_batches
 
 from .sequence_batches import Sequences
 
-__all__ = ["predict_logits"]
+__all__ = ["EVALUATION_BATCH_SIZE", "predict_logits"]
 
 EVALUATION_BATCH_SIZE = 64
 

@@ -41,6 +41,7 @@ __all__ = [
     "holds_values",
     "infer_class_names",
     "label_values",
+    "metadata_names",
     "ordered_names",
     "read_labelled",
     "refuse_negative",
@@ -108,7 +109,7 @@ def read_labelled(
                 rows.pairs.append(row.fields[text_columns[1]])
             rows.labels.append(label)
             rows.places.append((str(path), row.line))
-        names = _metadata_names(path, label_column)
+        names = metadata_names(path, label_column)
         if rows.class_names not in (None, names) and names is not None:
             raise DataError(f"{path}: its classes {names} are not those of {paths[0]}, {rows.class_names}")
         rows.class_names = names or rows.class_names
@@ -117,7 +118,7 @@ def read_labelled(
     return rows
 
 
-def _metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
+def metadata_names(path: Path, column: str) -> tuple[str, ...] | None:
     """Class names that Hugging Face's `datasets` left in a parquet file's schema, if any."""
     if file_format(path) != "parquet":
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -12,12 +12,14 @@ from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.heads import ClassificationHead, UltraFastBertForSequenceClassification
-from ufbert.model.pretrained import read_config, unallocated
+from ufbert.model.pretrained import PretrainedModel, read_config, unallocated
 from ufbert.settings.sections import FinetuningSettings
 
 from .task_data import TaskData
 
-__all__ = ["LoadedModel", "load_model", "matching_tokenizer", "scale_output"]
+__all__ = ["LoadedModel", "listed", "load_model", "matching_tokenizer", "scale_output"]
+
+Model = TypeVar("Model", bound=PretrainedModel)
 
 READS = {"first": "the first token", "mean": "the mean"}
 
@@ -38,16 +40,18 @@ def matching_tokenizer(folder: Path, given: Path | None, vocab_size: int) -> Tok
     return tokenizer
 
 
-class LoadedModel(NamedTuple):
+class LoadedModel(NamedTuple, Generic[Model]):
     """A model to finetune."""
 
-    model: UltraFastBertForSequenceClassification
+    model: Model
     head_is_new: bool
     head: str
     """Half a sentence on where the head comes from."""
 
 
-def load_model(folder: Path, data: TaskData, settings: FinetuningSettings) -> LoadedModel:
+def load_model(
+    folder: Path, data: TaskData, settings: FinetuningSettings
+) -> LoadedModel[UltraFastBertForSequenceClassification]:
     """The model to finetune.
 
     A checkpoint that already classifies into the same classes, with the same pooling, keeps its head; every
@@ -76,7 +80,7 @@ def load_model(folder: Path, data: TaskData, settings: FinetuningSettings) -> Lo
         old = ["regression"] if config.problem_type == "regression" else config.label_names
         new = ["regression"] if names is None else list(names)
         if sorted(old) != sorted(new):
-            reason = f"the checkpoint's is for {_listed(old)}, not {_listed(new)}"
+            reason = f"the checkpoint's is for {listed(old)}, not {listed(new)}"
         elif config.multi_label != data.multi_label:
             reason = "the checkpoint's gives a text " + ("any number of labels" if config.multi_label else "one class")
         elif config.classifier_pooling != settings.pooling:
@@ -107,5 +111,5 @@ def scale_output(model: UltraFastBertForSequenceClassification, factor: float, o
         scores.bias.mul_(factor).add_(offset)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -14,9 +14,10 @@ from ufbert.errors import ConfigError
 from ufbert.model.config import UltraFastBertConfig
 from ufbert.model.heads import sequence_loss
 
+from .tag_data import TagData
 from .task_data import TaskData
 
-__all__ = ["Objective", "class_weights"]
+__all__ = ["Objective", "class_weights", "tag_weights"]
 
 Labels = npt.NDArray[Any]
 
@@ -70,18 +71,34 @@ def class_weights(data: TaskData, weights: str | Sequence[float]) -> torch.Tenso
         raise ConfigError("finetuning.class_weights needs classes; the labels here are values")
     names = data.label_names
     if not isinstance(weights, str):
-        if len(weights) != len(names):
-            raise ConfigError(
-                f"finetuning.class_weights has {len(weights)} weights, the data {len(names)} classes "
-                f"({', '.join(names[:10])}{', ...' if len(names) > 10 else ''}); give one for each in this order"
-            )
-        return torch.tensor(weights, dtype=torch.float32)
+        return _given_weights(weights, names, "classes")
     labels, rows = data.train.labels, len(data.train)
     if data.multi_label:
         counts = labels.sum(0)
         shares = (rows - counts) / np.maximum(counts, 1)
         balanced = np.where((counts > 0) & (counts < rows), shares, 1.0)
     else:
-        counts = np.bincount(labels.astype(np.int64), minlength=len(names))
-        balanced = np.where(counts > 0, rows / (len(names) * np.maximum(counts, 1)), 1.0)
+        balanced = _balanced(np.bincount(labels.astype(np.int64), minlength=len(names)))
     return torch.from_numpy(balanced).float()
+
+
+def tag_weights(data: TagData, weights: str | Sequence[float]) -> torch.Tensor | None:
+    """A weight for each tag (num_labels,), as `class_weights` has them: "balanced" by the words of a tag."""
+    if not weights:
+        return None
+    if not isinstance(weights, str):
+        return _given_weights(weights, data.label_names, "tags")
+    return torch.from_numpy(_balanced(data.counts())).float()
+
+
+def _balanced(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return np.where(counts > 0, counts.sum() / (len(counts) * np.maximum(counts, 1)), 1.0)
+
+
+def _given_weights(weights: Sequence[float], names: Sequence[str], kind: str) -> torch.Tensor:
+    if len(weights) != len(names):
+        raise ConfigError(
+            f"finetuning.class_weights has {len(weights)} weights, the data {len(names)} {kind} "
+            f"({', '.join(names[:10])}{', ...' if len(names) > 10 else ''}); give one for each in this order"
+        )
+    return torch.tensor(weights, dtype=torch.float32)

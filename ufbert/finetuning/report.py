@@ -16,13 +16,16 @@ from ufbert.reporting import note
 from ufbert.training.display import ProgressDisplay, duration
 
 from .class_report import ClassReport
-from .task_data import TaskData
+from .task_data import TrainingData
 from .tasks import Scores
 
 __all__ = ["EpochReport", "FinetuningDisplay", "FinetuningReport", "figure"]
 
 # Where nothing is drawn live, a line now and then tells that the run is alive.
 LINE_SECONDS = 30.0
+# In the table of epochs where there are many figures, so that 80 columns hold it.
+ABBREVIATED = {"precision": "prec.", "accuracy": "acc."}
+MANY_FIGURES = 4
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class EpochReport:
     train_loss: float
     """Mean over the epoch's rows."""
     validation_loss: float
-    """Mean over the rows of all validation sets."""
+    """Mean over the rows of all validation sets; of tags, over their words."""
     scores: tuple[Scores, ...]
     """One for each validation set."""
     headline: float
@@ -53,7 +56,7 @@ class EpochReport:
 class FinetuningReport:
     """The course of a run."""
 
-    data: TaskData
+    data: TrainingData
     baseline_name: str
     baseline: tuple[Scores, ...]
     """Figures of the prediction that reads no text, one for each validation set."""
@@ -141,6 +144,8 @@ class FinetuningReport:
     def table(self) -> Table:
         """A row for each epoch and one for the baseline."""
         titles = list(self.figures(self.baseline))
+        if len(titles) >= MANY_FIGURES:
+            titles = [ABBREVIATED.get(title, title) for title in titles]
         table = Table(title=f"{self.data.name}: {self._validation_words()}", title_justify="left")
         table.caption, table.caption_justify = f"baseline: {self.baseline_name}", "left"
         table.add_column("epoch", no_wrap=True)

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 WHOLE_GLUE = "glue"
+TAGGING = "tag"
 TEXT_COLUMN = "text"
 LABEL_COLUMN = "label"
 VALIDATION_FRACTION = 0.1
@@ -32,10 +33,13 @@ VALIDATION_FRACTION = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
-    """What to finetune on: a GLUE `task`, or `train` with its columns. Raises `ConfigError` for a bad mix."""
+    """What to finetune on: a GLUE `task`, or `train` with its columns. Raises `ConfigError` for a bad mix.
+
+    With the task `tag`, `train` has sentences whose words have tags.
+    """
 
     task: str | None = None
-    """`glue/NAME`, or `glue` for all of them."""
+    """`glue/NAME`, `glue` for all of them, or `tag`."""
     data: Path | None = None
     """Folder of the GLUE task's files, or its parent; None fetches them from the hub."""
     train: str | None = None
@@ -45,11 +49,11 @@ class DataRequest:
     validation_fraction: float | None = None
     """Share of the training rows to hold out; None takes `VALIDATION_FRACTION`."""
     text_column: str | None = None
-    """None takes `TEXT_COLUMN`."""
+    """None takes `TEXT_COLUMN`, or for tags what the file has of `tokens` and `words`."""
     pair_column: str | None = None
     """Column of the second text."""
     label_column: str | None = None
-    """None takes `LABEL_COLUMN`."""
+    """None takes `LABEL_COLUMN`, or for tags what the file has of `ner_tags` and `tags`."""
     regression: bool | None = None
     """Whether labels are values; None decides by the labels."""
     label_separator: str | None = None
@@ -70,6 +74,9 @@ class DataRequest:
     """Validate on a random sample of so many rows (of each validation set)."""
 
     def __post_init__(self) -> None:
+        if self.tagging:
+            self._check_tagging()
+            return
         if (self.task is None) == (self.train is None):
             raise ConfigError("give either --task glue/NAME or --train FILE to say what to finetune on")
         if self.task is not None:
@@ -102,12 +109,25 @@ class DataRequest:
                 "--label-separator takes a character such as ; or | for rows with several labels, "
                 "which are neither values nor single classes"
             )
+        self._check_validation()
+        if repeated := [c for c in self.columns if self.columns.count(c) > 1]:
+            raise ConfigError(f"column {repeated[0]!r} cannot be two of text, second text and label at once")
+
+    def _check_validation(self) -> None:
         if self.validation is not None and self.validation_fraction is not None:
             raise ConfigError("give --validation or --validation-fraction, not both")
         if self.validation_fraction is not None and not 0.0 < self.validation_fraction < 1.0:
             raise ConfigError(f"--validation-fraction must lie between 0 and 1, not {self.validation_fraction}")
-        if repeated := [c for c in self.columns if self.columns.count(c) > 1]:
-            raise ConfigError(f"column {repeated[0]!r} cannot be two of text, second text and label at once")
+
+    def _check_tagging(self) -> None:
+        if self.train is None:
+            raise ConfigError("--task tag learns from your own words and tags; give --train FILE")
+        for name in ("data", "pair_column", "label_separator", "delimiter", "no_header", "skip_unlabelled"):
+            if getattr(self, name) not in (None, False):
+                raise ConfigError(f"--{name.replace('_', '-')} does not go with --task tag; leave it out")
+        if self.regression is not None:
+            raise ConfigError("--regression and --classification are for labels of texts; leave them out of --task tag")
+        self._check_validation()
 
     @property
     def reading(self) -> Reading:
@@ -118,6 +138,11 @@ class DataRequest:
     def whole_glue(self) -> bool:
         """Whether all tasks of GLUE are asked for, which `run_glue` takes one by one."""
         return self.task is not None and self.task.lower() == WHOLE_GLUE
+
+    @property
+    def tagging(self) -> bool:
+        """Whether words are to be tagged."""
+        return self.task is not None and self.task.lower() == TAGGING
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -132,7 +157,7 @@ class DataRequest:
     @property
     def name(self) -> str:
         """What the task is called: the GLUE task's name or the training file's."""
-        if self.task is not None:
+        if self.task is not None and not self.tagging:
             from .tasks import glue_task
 
             return glue_task(self.task).name
@@ -162,7 +187,7 @@ class FinetuningRequest:
     """`test` or a file of rows: write a GLUE task's predictions for the server."""
 
     def __post_init__(self) -> None:
-        if self.predict is not None and self.data.task is None:
+        if self.predict is not None and (self.data.task is None or self.data.tagging):
             raise ConfigError(
                 "--predict writes what the GLUE server takes and goes with --task; for your own rows: ufbert infer"
             )
@@ -172,7 +197,8 @@ class FinetuningRequest:
         """What the model card gives as the command."""
         if self.command:
             return self.command
-        rows = ["--train", self.data.train] if self.data.train is not None else ["--task", self.data.task or ""]
+        rows = ["--task", self.data.task] if self.data.task is not None else []
+        rows += ["--train", self.data.train] if self.data.train is not None else []
         return shlex.join(["ufbert", "finetune", str(self.checkpoint), *rows])
 
 

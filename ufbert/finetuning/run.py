@@ -1,4 +1,4 @@
-"""Finetuning: a checkpoint's encoder with a classification head, trained on labelled texts.
+"""Finetuning: a checkpoint's encoder with a new head, trained on labelled texts or on sentences of tagged words.
 
 The recipe is the paper's (Belcak & Wattenhofer 2023, section 3.1): 5 epochs, batches of 16, AdamW with a peak
 learning rate of 4e-5, a warm-up over the first tenth of the steps, cosine decay, dropout 0.1, the same for
@@ -21,11 +21,15 @@ from ufbert.system.atomic import check_new
 from ufbert.system.devices import choose_device
 
 from .classification_data import load_task_data
+from .classification_run import ClassificationRun
 from .epochs import FinetuningRun
 from .glue_server import find_test_sets, write_predictions
 from .model import load_model, matching_tokenizer
 from .report import FinetuningReport
 from .request import DataRequest, FinetuningRequest
+from .tag_data import load_tag_data
+from .tagging_model import load_tagger
+from .tagging_run import TaggingRun
 from .tasks import glue_task
 
 __all__ = ["PREDICTIONS", "DataRequest", "FinetuningRequest", "FinetuningResult", "finetune"]
@@ -62,12 +66,20 @@ def finetune(request: FinetuningRequest) -> FinetuningResult:
     if request.predict is not None:
         assert request.data.task is not None
         tests = find_test_sets(glue_task(request.data.task), request.data.data, request.predict)
-    data = load_task_data(request.data, settings.seed)
+    source, command = str(request.checkpoint), request.command_line
+    tags = load_tag_data(request.data, settings.seed) if request.data.tagging else None
+    data = load_task_data(request.data, settings.seed) if tags is None else None
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        loaded = load_model(folder, data, settings)
-        source, command = str(request.checkpoint), request.command_line
-        report = FinetuningRun(loaded, tokenizer, data, settings, device, out, source, command).train()
+        run: FinetuningRun
+        if tags is not None:
+            tagger = load_tagger(folder, tags, settings)
+            run = TaggingRun(tagger, tokenizer, tags, settings, device, out, source, command)
+        else:
+            assert data is not None
+            loaded = load_model(folder, data, settings)
+            run = ClassificationRun(loaded, tokenizer, data, settings, device, out, source, command)
+        report = run.train()
     if tests:
         write_predictions(out, tests, out / PREDICTIONS, settings)
     return FinetuningResult(out, report)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +14,45 @@ from .labelled_rows import LabelledRows, class_numbers, label_values
 from .several_labels import label_matrix
 from .tasks import Measure
 
-__all__ = ["Split", "TaskData", "build_task_data"]
+__all__ = ["RowSet", "Split", "TaskData", "TrainingData", "build_task_data"]
 
 
 @dataclass(frozen=True)
-class Split:
+class RowSet(abc.ABC):
     """Rows to train or validate on."""
 
     name: str
     """`train`, `validation`, `validation_matched`, ..."""
     source: str
     """The files or the hub data set they come from."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def take(self, rows: npt.NDArray[np.int64], name: str | None = None) -> Any:
+        """The rows of these numbers, in this order."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a finetuning run reads, whatever its rows are."""
+
+    name: str
+    """`glue/rte`, or the training file's name."""
+    label_names: tuple[str, ...] | None
+    """Classes or tags in the order of their numbers; None for regression."""
+    measure: Measure
+    train: RowSet
+    validation: tuple[RowSet, ...]
+    notes: tuple[str, ...] = ()
+    """What the reader of the figures must know, a sentence each."""
+
+
+@dataclass(frozen=True)
+class Split(RowSet):
+    """Texts with labels."""
+
     texts: list[str]
     pairs: list[str] | None
     """Second texts."""
@@ -39,18 +69,11 @@ class Split:
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """Everything a finetuning run reads."""
+class TaskData(TrainingData):
+    """Texts to classify, or to give values."""
 
-    name: str
-    """`glue/rte`, or the training file's name."""
-    label_names: tuple[str, ...] | None
-    """Classes in the order of their numbers; None for regression."""
-    measure: Measure
     train: Split
     validation: tuple[Split, ...]
-    notes: tuple[str, ...] = ()
-    """What the reader of the figures must know, a sentence each."""
     multi_label: bool = False
     """Whether a row has any number of labels."""
 

@@ -22,6 +22,7 @@ __all__ = [
     "METRICS",
     "MULTI_LABEL",
     "REGRESSION",
+    "TAGGING",
     "GlueTask",
     "Measure",
     "baseline_prediction",
@@ -130,6 +131,8 @@ class Measure:
 CLASSIFICATION = Measure(("accuracy",), ("macro F1",))
 MULTI_LABEL = Measure(("micro F1", "macro F1"), ("exact match",))
 REGRESSION = Measure(("Pearson", "Spearman"), ("RMSE",))
+TAGGING = Measure(("F1",), ("precision", "recall", "accuracy"))
+"""Of whole entities; the accuracy is that of tags (`entities`)."""
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,23 @@ from ufbert.errors import MissingExtraError
 if find_spec("transformers") is None:
     raise MissingExtraError("transformers", "hf", "ufbert.hf")
 
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from .configuration import UltraFastBertConfig
 from .models import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification, UltraFastBertModel
+from .token_classification import UltraFastBertForTokenClassification
 
 __all__ = [
     "UltraFastBertConfig",
     "UltraFastBertForMaskedLM",
     "UltraFastBertForSequenceClassification",
+    "UltraFastBertForTokenClassification",
     "UltraFastBertModel",
 ]
 
@@ -33,3 +41,4 @@ AutoConfig.register(UltraFastBertConfig.model_type, UltraFastBertConfig, exist_o
 AutoModel.register(UltraFastBertConfig, UltraFastBertModel, exist_ok=True)
 AutoModelForMaskedLM.register(UltraFastBertConfig, UltraFastBertForMaskedLM, exist_ok=True)
 AutoModelForSequenceClassification.register(UltraFastBertConfig, UltraFastBertForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(UltraFastBertConfig, UltraFastBertForTokenClassification, exist_ok=True)

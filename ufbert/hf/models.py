@@ -13,7 +13,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 
 from ufbert.errors import ConfigError
 from ufbert.model.encoder import Embeddings, Layer
@@ -30,7 +35,7 @@ __all__ = [
     "UltraFastBertPreTrainedModel",
 ]
 
-Output = TypeVar("Output", BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput)
+Output = TypeVar("Output", BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput)
 
 
 class CheckpointedLayer(GradientCheckpointingLayer, Layer):

@@ -178,7 +178,7 @@ class Embed(Task):
     ) -> list[Prediction]:
         """The pooled states; padding is left out and special tokens count, as in sentence-transformers.
 
-        `finish` makes the text's vector of them.
+        `finish` makes the texts' vectors of them.
         """
         hidden = self.model.encode(input_ids, attention_mask, token_type_ids).float()  # (B, T, H)
         pooling, prompt_tokens = self.embedding.embedder.pooling, self.embedding.prompt_tokens
@@ -198,11 +198,14 @@ class Embed(Task):
         """Zeros behind the pooling, the mean over nothing in sentence-transformers too."""
         return np.zeros_like(np.asarray(prediction))
 
-    def finish(self, prediction: Prediction) -> Prediction:
-        """What the layers behind the pooling make of it, cut and of length 1 if wanted.
+    def finish(self, predictions: list[Prediction], examples: list[Example]) -> list[Prediction]:
+        """What the layers behind the pooling make of them, cut and of length 1 if wanted.
 
         Each text by itself, so that not the last bit hangs on its neighbours.
         """
+        return [self._vector(prediction) for prediction in predictions]
+
+    def _vector(self, prediction: Prediction) -> Prediction:
         embedding = self.embedding
         vector = apply_layers(embedding.embedder.layers, torch.from_numpy(np.asarray(prediction))[None])
         vector = vector[:, : embedding.size]  # (1, n)

@@ -7,18 +7,27 @@ import torch
 from ufbert.errors import BackendError, CheckpointError, ConfigError
 from ufbert.inference.engine.linear import packs
 from ufbert.model.config import UltraFastBertConfig
-from ufbert.settings.inference import PRECISIONS
+from ufbert.settings.inference import AUTO, PRECISIONS
 from ufbert.system.devices import choose_precision
 
-__all__ = ["OWNERS", "check_length", "check_relevance", "choose_inference_precision", "choose_task"]
+__all__ = [
+    "OWNERS",
+    "check_length",
+    "check_relevance",
+    "choose_inference_precision",
+    "choose_long_text",
+    "choose_task",
+]
 
 TASKS = {
     "UltraFastBertForMaskedLM": "fill-mask",
     "UltraFastBertForSequenceClassification": "classify",
+    "UltraFastBertForTokenClassification": "tag",
     "UltraFastBertModel": "embed",
 }
 OWNERS = {
     **dict.fromkeys(("top_k", "targets"), "fill-mask"),
+    "aggregation": "tag",
     **dict.fromkeys(("pooling", "normalize", "prompt", "truncate_dim"), "embed"),
 }
 """The options that one task alone has."""
@@ -56,6 +65,8 @@ def choose_task(task: str | None, config: UltraFastBertConfig, folder: str) -> s
         return task
     if task == "fill-mask":
         cure = "give a checkpoint as pretrained"
+    elif task == "tag":
+        cure = f"finetune it first: ufbert finetune {folder} --task tag --train FILE"
     else:
         cure = f"finetune it first: ufbert finetune {folder} --task glue/NAME"
     usable = " or ".join(dict.fromkeys(t for t in (own, "embed") if t))
@@ -70,6 +81,13 @@ def check_relevance(task: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None and task != OWNERS[name]:
             raise ConfigError(f"{name} is an option of the task {OWNERS[name]}; the task here is {task}")
+
+
+def choose_long_text(long_text: str, task: str) -> str:
+    """What happens to texts that are too long: `auto` reads them whole for `tag`, and truncates them otherwise."""
+    if long_text != AUTO:
+        return long_text
+    return "window" if task == "tag" else "truncate"
 
 
 def check_length(max_length: int | None, config: UltraFastBertConfig, default: int | None) -> int:

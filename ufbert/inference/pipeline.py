@@ -30,6 +30,8 @@ from ufbert.errors import CheckpointError, ConfigError, DataError
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel, read_config
+from ufbert.model.token_head import UltraFastBertForTokenClassification
+from ufbert.settings.inference import AUTO
 from ufbert.system.devices import autocast, choose_device
 from ufbert.system.interruption import Interruption
 from ufbert.text.batching import Example, Window, encode_window, length_batches, windows
@@ -38,8 +40,9 @@ from ufbert.text.long_texts import choose_overlap
 from .embed import Embed, choose_embedding, count_prompt_tokens, lowercase_first
 from .engine import prepare
 from .fill_mask import FillMask
-from .options import check_length, check_relevance, choose_inference_precision, choose_task
+from .options import check_length, check_relevance, choose_inference_precision, choose_long_text, choose_task
 from .predictions import Classify, Prediction, Task
+from .tag import Tag
 
 __all__ = ["Pipeline", "WindowResults"]
 
@@ -68,7 +71,7 @@ class WindowResults:
 class Pipeline:
     """A model with its tokenizer, made ready for one task.
 
-    `task` is `fill-mask`, `classify` or `embed`; by default what the checkpoint was made for. A text's result:
+    `task` is `fill-mask`, `classify`, `tag` or `embed`; by default what the checkpoint was made for. A text's result:
 
     - fill-mask: `{"masks": [[{"token", "probability"}, ...], ...], "filled": str | None}`, a list of the
       `top_k` (5) best tokens for each mask, and the text filled if it has one mask; with `targets`, words that are
@@ -76,6 +79,9 @@ class Pipeline:
     - classify: `{"label", "score", "scores": {label: probability}}`; `{"value"}` for a regression model (`{"values"}`
       for one of several values), `{"labels", "scores"}` for one that gives a text any number of labels: those of
       probability 0.5 and above; a cross-encoder's score is that of sentence-transformers;
+    - tag: `{"entities": [{"label", "score", "text", "start", "end"}, ...]}`, the pieces of the text that transformers'
+      pipeline finds with the same `aggregation` (`simple`; `none`, `first`, `average`, `max`); `end` is the character
+      behind the last;
     - embed: a float32 array, as sentence-transformers gives it for the folder: pooled by its `pooling` (else `mean`),
       through its layers, of length 1 if it says so. `pooling` (`cls`, `max`, `mean`, `mean_sqrt_len_tokens`,
       `weightedmean`, `lasttoken`, or several joined by `+`) and `normalize` go before that; `truncate_dim` keeps so
@@ -90,10 +96,10 @@ class Pipeline:
     tokens on a CPU.
 
     Texts are cut at `max_length` tokens, by default the model's maximum, or for `embed` the length its
-    sentence-transformers original cuts at. With `long_text="window"` a longer one is read whole, in windows of so
-    many tokens that share `stride` (a quarter of them), and the results are joined: the mean of the windows'
-    embeddings or probabilities, weighted by their tokens; each mask is filled by the window that holds most of
-    the text around it. Of a pair the longer text is split.
+    sentence-transformers original cuts at. With `long_text="window"`, the default of `tag`, a longer one is read
+    whole, in windows of so many tokens that share `stride` (a quarter of them), and the results are joined: the mean
+    of the windows' embeddings or probabilities, weighted by their tokens; each mask is filled and each token tagged
+    by the window that holds most of the text around it. Of a pair the longer text is split.
 
     Raises `CheckpointError` for a folder that is none, or lacks the head or the tokenizer, `ConfigError` for
     a value that cannot be, `BackendError` for a device or backend that is not there.
@@ -107,12 +113,13 @@ class Pipeline:
         revision: str | None = None,
         top_k: int | None = None,
         targets: str | Sequence[str] | None = None,
+        aggregation: str | None = None,
         pooling: str | None = None,
         normalize: bool | None = None,
         prompt: str | None = None,
         truncate_dim: int | None = None,
         max_length: int | None = None,
-        long_text: str = "truncate",
+        long_text: str = AUTO,
         stride: int | None = None,
         batch_size: int | None = None,
         precision: str = "auto",
@@ -127,6 +134,7 @@ class Pipeline:
             self.task,
             top_k=top_k,
             targets=targets or None,
+            aggregation=aggregation,
             pooling=pooling,
             normalize=normalize,
             prompt=prompt,
@@ -162,7 +170,7 @@ class Pipeline:
         self.tokenizer = load_tokenizer(self.folder)
         if embedder.do_lower_case:
             self.tokenizer = lowercase_first(self.tokenizer)
-        self.overlap = choose_overlap(self.tokenizer, self.max_length, long_text, stride)
+        self.overlap = choose_overlap(self.tokenizer, self.max_length, choose_long_text(long_text, self.task), stride)
         self.embedding = count_prompt_tokens(
             embedding, self.tokenizer, self.max_length, windows=self.overlap is not None
         )
@@ -172,7 +180,7 @@ class Pipeline:
                 f"{folder}: its tokenizer has {entries} entries, its model only {self.config.vocab_size}; "
                 "put the tokenizer there that the model was trained with"
             )
-        self._task = self._load(top_k, [targets] if isinstance(targets, str) else targets or ())
+        self._task = self._load(aggregation, top_k, [targets] if isinstance(targets, str) else targets or ())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -280,12 +288,13 @@ class Pipeline:
                 example = window.examples[window.owner[rows[start]]]
                 joined.append(self._task.join(example, results[start:end], ids, parts))
             results = joined
-        return [self._task.finish(result) for result in results]
+        owners = np.unique(window.owner[rows])
+        return self._task.finish(results, [window.examples[text] for text in owners])
 
     def _tensor(self, array: np.typing.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def _load(self, top_k: int | None, targets: Sequence[str]) -> Task:
+    def _load(self, aggregation: str | None, top_k: int | None, targets: Sequence[str]) -> Task:
         if self.task == "fill-mask":
             masked_lm = UltraFastBertForMaskedLM.from_pretrained(self.folder)
             self._prepare(masked_lm)
@@ -296,6 +305,10 @@ class Pipeline:
             # A folder that sentence-transformers has saved since may name another activation.
             values = read_json(self.folder / CONFIG_FILE)
             return Classify(classifier, read_score_activation(self.folder, values, self.config.num_labels))
+        if self.task == "tag":
+            tagger = UltraFastBertForTokenClassification.from_pretrained(self.folder)
+            self._prepare(tagger)
+            return Tag(tagger, self.tokenizer, self.folder, aggregation)
         return Embed(self._prepare(UltraFastBertModel.from_pretrained(self.folder)), self.embedding)
 
     def _prepare(self, model: PretrainedModel) -> Any:

@@ -67,9 +67,9 @@ class Task(abc.ABC):
         """
         return prediction
 
-    def finish(self, prediction: Prediction) -> Prediction:
-        """What remains to be done to the result of a text."""
-        return prediction
+    def finish(self, predictions: list[Prediction], examples: list[Example]) -> list[Prediction]:
+        """What remains to be done to the results of a window's texts."""
+        return predictions
 
 
 SCORE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -11,7 +11,7 @@ from ufbert.model.pretrained import read_config
 from ufbert.settings.inference import AUTO, InferenceSettings
 from ufbert.text.reading import Reading
 
-from .options import OWNERS, choose_task
+from .options import OWNERS, choose_long_text, choose_task
 from .pipeline import Pipeline
 
 __all__ = ["InferenceRequest", "build_pipeline"]
@@ -79,7 +79,7 @@ def build_pipeline(request: InferenceRequest) -> Pipeline:
     config = read_config(folder)
     task = choose_task(None if settings.task == AUTO else settings.task, config, request.checkpoint)
     irrelevant = {name for name, owner in OWNERS.items() if owner != task}
-    if settings.long_text != "window":
+    if choose_long_text(settings.long_text, task) != "window":
         irrelevant.add("stride")
     if config.feedforward != "fff":
         irrelevant.add("backend")
@@ -97,6 +97,7 @@ def build_pipeline(request: InferenceRequest) -> Pipeline:
         task,
         top_k=option("top_k"),
         targets=option("targets"),
+        aggregation=option("aggregation"),
         pooling=option("pooling"),
         normalize=option("normalize"),
         prompt=option("prompt"),

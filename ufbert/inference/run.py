@@ -215,6 +215,8 @@ def _check_columns(pipeline: Pipeline, request: InferenceRequest) -> None:
             raise ConfigError(f"--output {output}: .npy holds embeddings only; write .jsonl, .csv or .parquet")
         if request.id_columns:
             raise ConfigError(f"--output {output}: .npy cannot hold --id-column; write .parquet or .jsonl")
+    if request.pair_column is not None and pipeline.task == "tag":
+        raise ConfigError(f"pair_column {request.pair_column!r}: the task tag takes single texts; leave it out")
     if clash := next((name for name in request.carried_columns if name in pipeline.columns), None):
         raise ConfigError(
             f"column {clash!r} of the input would collide with the result's {clash!r}; rename it, "

@@ -43,10 +43,14 @@ def model_card(
     }
     if config.problem_type in ("single_label_classification", "multi_label_classification"):
         rows["labels, any number a text" if config.multi_label else "classes"] = ", ".join(config.label_names)
+    kind = config.architectures[0] if config.architectures else ""
+    if kind == "UltraFastBertForTokenClassification":
+        rows["tags"] = ", ".join(config.label_names)
     task = {
         "UltraFastBertForMaskedLM": "fill-mask",
         "UltraFastBertForSequenceClassification": "text-classification",
-    }.get(config.architectures[0] if config.architectures else "", "feature-extraction")
+        "UltraFastBertForTokenClassification": "token-classification",
+    }.get(kind, "feature-extraction")
     measured = (
         markdown_table(("measured", "value"), figures.items())
         if figures

@@ -14,6 +14,7 @@ from .pooling import pool
 from .pretrained import PretrainedModel
 
 __all__ = [
+    "IGNORED_LABEL",
     "ClassificationHead",
     "HeadTransform",
     "MaskedLMOutput",

@@ -10,12 +10,13 @@ from ufbert.errors import ConfigError
 
 from .checks import at_least, one_of
 
-__all__ = ["AUTO", "LONG_TEXTS", "PRECISIONS", "TASKS", "InferenceSettings"]
+__all__ = ["AGGREGATIONS", "AUTO", "LONG_TEXTS", "PRECISIONS", "TASKS", "InferenceSettings"]
 
 AUTO = "auto"
-TASKS = ("fill-mask", "classify", "embed")
+TASKS = ("fill-mask", "classify", "tag", "embed")
 PRECISIONS = ("float32", "bfloat16", "int8")
 LONG_TEXTS = ("truncate", "window")
+AGGREGATIONS = ("none", "simple", "first", "average", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class InferenceSettings:
     """How texts are read and predicted. What belongs to one task only is passed over by the others."""
 
     task: str = AUTO
-    """`fill-mask`, `classify` or `embed`; `auto` is what the checkpoint was made for."""
+    """`fill-mask`, `classify`, `tag` or `embed`; `auto` is what the checkpoint was made for."""
     text_column: str = "text"
     """Column or key of the text in jsonl, csv, tsv and parquet."""
     pair_column: str = ""
@@ -34,6 +35,9 @@ class InferenceSettings:
     """`fill-mask`: candidates for each mask."""
     targets: Sequence[str] = ()
     """`fill-mask`: the words to give the probabilities of, a token each; none takes the `top_k` best of all tokens."""
+    aggregation: str = "simple"
+    """`tag`: how tokens become entities, as in transformers: `simple`, by words with the tag of the `first` token, of
+    the `average` or of the `max`; or `none`, each token by itself."""
     pooling: str = AUTO
     """`embed`: `mean`, `cls`, `max`, `mean_sqrt_len_tokens`, `weightedmean` or `lasttoken` of the tokens' states, or
     several joined by `+`; `auto` is the checkpoint's own, or `mean`."""
@@ -46,8 +50,9 @@ class InferenceSettings:
     """`embed`: numbers that are kept, from the front; `auto` is the checkpoint's own, or all."""
     max_length: int | str = AUTO
     """Tokens of a text, special ones included; `auto` is the model's maximum, or of its embeddings."""
-    long_text: str = "truncate"
-    """`truncate` longer texts, or `window`: read them whole in windows and join the results."""
+    long_text: str = AUTO
+    """`truncate` longer texts, or `window`: read them whole in windows and join the results; `auto` is `window` for
+    `tag` and `truncate` for the other tasks."""
     stride: int | str = AUTO
     """`window`: tokens that neighbouring windows share; `auto` is a quarter of a window."""
     batch_size: int | str = AUTO
@@ -81,6 +86,7 @@ class InferenceSettings:
                 at_least(f"inference.{name}", value, least)
             elif value != AUTO:
                 raise ConfigError(f"inference.{name} must be a whole number or auto, not {value!r}")
-        one_of("inference.long_text", self.long_text, LONG_TEXTS)
+        one_of("inference.aggregation", self.aggregation, AGGREGATIONS)
+        one_of("inference.long_text", self.long_text, (AUTO, *LONG_TEXTS))
         one_of("inference.precision", self.precision, (AUTO, *PRECISIONS))
         one_of("inference.device", self.device, (AUTO, "cpu", "cuda"))

@@ -240,7 +240,8 @@ class FinetuningSettings:
     pooling: str = "mean"
     """What the head reads: the `first` token or the `mean`."""
     max_length: int = 128
-    """Tokens of a row, both sentences and special tokens included; longer ones are cut."""
+    """Tokens of a row, both sentences and special tokens included; longer ones are cut, or for tags read in
+    windows."""
     class_weights: str | tuple[float, ...] = ""
     """Weights of the classes in the training loss: `balanced`, a list in the order of the classes, or none."""
     patience: int = 0

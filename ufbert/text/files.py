@@ -31,11 +31,14 @@ SUPPORTED = "supported are .txt .jsonl .ndjson .json .csv .tsv (each also .gz, .
 AS_USUAL = Reading()
 
 
-def expand_paths(patterns: Sequence[str]) -> list[Path]:
+def expand_paths(
+    patterns: Sequence[str], kind: Callable[[Path], str | None] = file_format, supported: str = SUPPORTED
+) -> list[Path]:
     """The files that paths, globs (`**` too) and folders (searched recursively) stand for.
 
     The order of `patterns` is kept; the matches of one are sorted; `-` stays as `STDIN`. Hidden files are
-    left out of globs and folders. Raises `DataError` for what is missing, empty or of no supported format.
+    left out of globs and folders. Raises `DataError` for what is missing, empty or of no supported format, which is
+    one that `kind` gives a name to; `supported` says which those are.
     """
     paths: list[Path] = []
     for pattern in patterns:
@@ -44,16 +47,17 @@ def expand_paths(patterns: Sequence[str]) -> list[Path]:
         if pattern == "-":
             paths.append(STDIN)
         elif os.path.isfile(name):  # noqa: PTH113  (Path.is_file raises for a name that is too long)
-            if file_format(path) is None:
-                raise DataError(f"{path}: unknown kind of file; {SUPPORTED}")
+            if kind(path) is None:
+                raise DataError(f"{path}: unknown kind of file; {supported}")
             paths.append(path)
         elif os.path.isdir(name):  # noqa: PTH112
-            paths += _supported(sorted(_walk(path)), f"{path}: the folder holds no readable file")
+            paths += _supported(sorted(_walk(path)), kind, f"{path}: the folder holds no readable file; {supported}")
         elif glob.has_magic(name):
             matches = sorted(Path(m) for m in glob.glob(name, recursive=True))  # noqa: PTH207  (absolute too)
             if not matches:
                 raise DataError(f"{pattern}: no file matches; check the pattern and the folder")
-            paths += _supported([m for m in matches if m.is_file()], f"{pattern}: matches no readable file")
+            files = [m for m in matches if m.is_file()]
+            paths += _supported(files, kind, f"{pattern}: matches no readable file; {supported}")
         elif os.path.exists(name):  # noqa: PTH110  (a named pipe such as /dev/fd/63 has no suffix)
             paths.append(path)
         else:
@@ -67,10 +71,10 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / f for f in files if not f.startswith("."))
 
 
-def _supported(paths: list[Path], otherwise: str) -> list[Path]:
-    found = [p for p in paths if file_format(p) is not None]
+def _supported(paths: list[Path], kind: Callable[[Path], str | None], otherwise: str) -> list[Path]:
+    found = [p for p in paths if kind(p) is not None]
     if not found:
-        raise DataError(f"{otherwise}; {SUPPORTED}")
+        raise DataError(otherwise)
     return found
 
 

@@ -23,6 +23,7 @@ from ufbert.checkpoint.tokenizer import save_tokenizer
 from ufbert.conversion.readers import bert, distilbert, electra, roberta
 from ufbert.conversion.readers.bert_family import CLASSIFIER, MASKED_LM, ClassifierNames, HeadNames, LayerNames
 from ufbert.conversion.readers.checkpoint import encoder_of
+from ufbert.conversion.readers.token_classifier import SCORES
 from ufbert.errors import CheckpointError
 from ufbert.model.attention import SelfAttention
 from ufbert.model.config import UltraFastBertConfig
@@ -30,6 +31,7 @@ from ufbert.model.encoder import DenseFeedforward, Layer
 from ufbert.model.fff import FFF
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel
+from ufbert.model.token_head import UltraFastBertForTokenClassification
 
 __all__ = ["nearest_config", "write_hugging_face"]
 
@@ -149,6 +151,7 @@ def nearest_config(model: PretrainedModel) -> dict[str, Any]:
     architectures = {
         UltraFastBertForMaskedLM: "ForMaskedLM",
         UltraFastBertForSequenceClassification: "ForSequenceClassification",
+        UltraFastBertForTokenClassification: "ForTokenClassification",
     }
     values = _whole_config(config, target, architectures.get(type(model), "Model"))
     if config.feedforward != "dense":
@@ -160,11 +163,14 @@ def nearest_config(model: PretrainedModel) -> dict[str, Any]:
 
 def _whole_config(config: UltraFastBertConfig, target: _Target, architecture: str) -> dict[str, Any]:
     values = _config_values(config, target) | {"architectures": [target.class_prefix + architecture]}
-    if architecture == "ForSequenceClassification":
-        plain = config.regression and config.score_activation is None
+    if architecture in ("ForSequenceClassification", "ForTokenClassification"):
         values |= {
             "id2label": {str(i): label for i, label in enumerate(config.label_names)},
             "label2id": {label: i for i, label in enumerate(config.label_names)},
+        }
+    if architecture == "ForSequenceClassification":
+        plain = config.regression and config.score_activation is None
+        values |= {
             # Without it transformers' pipeline squashes one score, which to us is a value.
             "problem_type": "regression" if plain else config.problem_type,
             **score_activation_keys(config.score_activation),
@@ -320,6 +326,8 @@ def _head_state(
             **_linear(target.classifier.dense, model.classifier.dense),
             **_linear(target.classifier.scores, model.classifier.scores),
         }, "ForSequenceClassification"
+    if isinstance(model, UltraFastBertForTokenClassification):
+        return _linear(SCORES, model.tagger.scores), "ForTokenClassification"
     return {}, "Model"
 
 

@@ -12,6 +12,7 @@ from ufbert.errors import CheckpointError
 from ufbert.model.config import UltraFastBertConfig
 
 from .foreign import ForeignConfig, ForeignTensors, Reading
+from .token_classifier import TOKEN_CLASSIFIER, read_token_classifier, tags_tokens, token_classifier_values
 
 __all__ = [
     "ACTIVATIONS",
@@ -158,9 +159,11 @@ def choose_head(
     classifies = f"{classifier.dense}.weight" in tensors and f"{classifier.scores}.weight" in tensors
     if classifies and any("SequenceClassification" in name for name in named):
         return CLASSIFIER
+    if tags_tokens(named, tensors):
+        return TOKEN_CLASSIFIER
     if f"{masked_lm.dense}.weight" in tensors:
         return MASKED_LM
-    # Token classifiers and multiple choice call their scores the same, but they name themselves.
+    # Multiple choice calls its scores the same, but it names itself.
     return CLASSIFIER if classifies and not named else None
 
 
@@ -221,7 +224,7 @@ def finish(
     unused = ["pooler."]  # only a classifier reads it
     if kept == MASKED_LM:
         unused.append("cls.seq_relationship.")
-    elif kept == CLASSIFIER and named:
+    elif kept in (CLASSIFIER, TOKEN_CLASSIFIER) and named:
         unused += PRETRAINING_HEADS
     heads = [n for n in left if not n.removeprefix(base).startswith(tuple(unused))]
     notes: list[str] = []
@@ -230,7 +233,7 @@ def finish(
     if kept == CLASSIFIER and not named:
         notes.append("config.json names no architecture; the classifier in the file is read as one of whole texts")
     wanted = [n for n in named if "For" in n]
-    if not heads and wanted and kept not in (MASKED_LM, CLASSIFIER):
+    if not heads and wanted and kept not in (MASKED_LM, CLASSIFIER, TOKEN_CLASSIFIER):
         notes.append(f"config.json names {wanted[0]}, but the file holds no such head: the result is the encoder alone")
     return Reading(config, state, notes, heads)
 
@@ -255,6 +258,8 @@ def read_model(
         values = values | masked_lm_values(tensors, masked_lm, word, values, head_act)
     elif head == CLASSIFIER:
         values = values | classifier_values(config, tensors, classifier, values)
+    elif head == TOKEN_CLASSIFIER:
+        values = values | token_classifier_values(config, tensors, values)
     ours = UltraFastBertConfig(**values)
     state = read_embeddings(tensors, ours, base)
     state |= read_layers(tensors, ours, layers, base)
@@ -262,6 +267,8 @@ def read_model(
         state |= read_masked_lm_head(tensors, ours, masked_lm)
     elif head == CLASSIFIER:
         state |= read_classifier(tensors, ours, classifier)
+    elif head == TOKEN_CLASSIFIER:
+        state |= read_token_classifier(tensors, ours)
     return finish(ours, state, tensors, base, config)
 
 

@@ -21,6 +21,7 @@ from ufbert.model.embedding_layers import embedding_size
 from ufbert.model.encoder import Embeddings, UltraFastBertModel
 from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification
 from ufbert.model.pretrained import PretrainedModel, read_config, unallocated
+from ufbert.model.token_head import UltraFastBertForTokenClassification
 
 from .bert_family import CLASSIFIER
 from .families import inexpressible, recognise
@@ -44,7 +45,13 @@ SELF_DESCRIBED = "crammedBERT"
 """Says what it is in a section of its own, which its reader checks."""
 
 MODELS: dict[str, type[PretrainedModel]] = {
-    cls.__name__: cls for cls in (UltraFastBertModel, UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification)
+    cls.__name__: cls
+    for cls in (
+        UltraFastBertModel,
+        UltraFastBertForMaskedLM,
+        UltraFastBertForSequenceClassification,
+        UltraFastBertForTokenClassification,
+    )
 }
 
 
