@@ -29,6 +29,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "alibi": {"alibi": True, "num_attention_heads": 2},
     "grouped": {"num_attention_heads": 4, "num_key_value_heads": 2, "use_bias": True},
     "grouped-alibi": {"num_attention_heads": 4, "num_key_value_heads": 1, "alibi": True},
+    "relative": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "alibi": True},
+    "grouped-relative": {"num_attention_heads": 4, "num_key_value_heads": 2, "relative_attention_num_buckets": 4},
     "shared": {"shared_neurons": 12, "use_bias": True, "norm_position": "post", "final_norm": False},
     "relu": {"feedforward": "dense", "hidden_act": "relu", "use_bias": True, "norm_position": "post"},
 }  # fmt: skip

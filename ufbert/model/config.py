@@ -2,7 +2,7 @@
 
 Field names are Hugging Face's where Hugging Face has one. The defaults are the paper's crammed 1x11
 UltraFastBERT (16 layers of 768, vocabulary 32,768); the switches below `feedforward` let the same encoder
-express BERT, RoBERTa, DistilBERT, ELECTRA and MiniLM checkpoints exactly.
+express BERT, RoBERTa, DistilBERT, ELECTRA, MiniLM and MPNet checkpoints exactly.
 """
 
 from __future__ import annotations
@@ -82,6 +82,10 @@ class UltraFastBertConfig:
     """First row of the learned table in use. RoBERTa starts at `pad_token_id + 1` and skips padding."""
     alibi: bool = False
     """Attention scores fall with the distance of the tokens, beside the position embedding: ALiBi's slopes."""
+    relative_attention_num_buckets: int = 0
+    """Buckets of the distance of two tokens, each with a learned bias of every head's scores (T5's); 0 for none."""
+    relative_attention_max_distance: int = 128
+    """Distance in tokens from which on all share the last bucket."""
     type_vocab_size: int = 0
     """Token types; 0 for none."""
     use_bias: bool = False
@@ -144,6 +148,7 @@ class UltraFastBertConfig:
             ("num_hidden_layers", 0),
             ("num_attention_heads", 1),
             *([] if self.num_key_value_heads is None else [("num_key_value_heads", 1)]),
+            ("relative_attention_num_buckets", 4 if self.relative_attention_num_buckets else 0),
             ("max_position_embeddings", 1),
             ("shared_neurons", 0),
             ("intermediate_size", 1),
@@ -170,6 +175,12 @@ class UltraFastBertConfig:
             raise ConfigError(
                 f"num_key_value_heads ({self.num_key_value_heads}) must divide "
                 f"num_attention_heads ({self.num_attention_heads})"
+            )
+        exact = self.relative_attention_num_buckets // 4
+        if self.relative_attention_max_distance <= exact:
+            raise ConfigError(
+                f"relative_attention_max_distance ({self.relative_attention_max_distance}) must be above the {exact} "
+                "distances that have a bucket of their own"
             )
         if self.feedforward == "fff":
             check_shape(self.hidden_size, self.trees, self.depth)

@@ -1,4 +1,4 @@
-"""The encoder: the paper's crammed BERT, and by its switches BERT, RoBERTa, DistilBERT, ELECTRA and MiniLM.
+"""The encoder: the paper's crammed BERT, and by its switches BERT and the families of its kind.
 
 Pre-norm: x + attention(norm(x)), then x + feedforward(norm(x)), and one norm at the end.
 Post-norm: norm(x + attention(x)), then norm(x + feedforward(x)).
@@ -20,9 +20,10 @@ from ufbert.errors import DataError
 from .attention import SelfAttention
 from .config import UltraFastBertConfig
 from .fff import FFF
+from .positions import View, relative_position_buckets
 from .pretrained import PretrainedModel
 
-__all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel", "set_dropout"]
+__all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel", "relative_bias", "set_dropout"]
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,
@@ -123,6 +124,17 @@ class Embeddings(nn.Module):
         return projected
 
 
+def relative_bias(config: UltraFastBertConfig, biases: nn.Embedding | None, length: int) -> torch.Tensor | None:
+    """What the distances of `length` tokens add to the scores, (heads, T, T), out of a table (buckets, heads)."""
+    if biases is None:
+        return None
+    buckets = relative_position_buckets(
+        length, biases.num_embeddings, config.relative_attention_max_distance, biases.weight.device
+    )
+    bias: torch.Tensor = biases(buckets).permute(2, 0, 1)
+    return bias
+
+
 class DenseFeedforward(nn.Module):
     """The dense twin of `FFF`: Linear, activation, Linear."""
 
@@ -164,12 +176,12 @@ class Layer(nn.Module):
             self.feedforward = DenseFeedforward(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """x (B, T, H), mask (B, 1, 1, T) or None -> (B, T, H)."""
+    def forward(self, x: torch.Tensor, *view: torch.Tensor | None) -> torch.Tensor:
+        """x (B, T, H) and the parts of a `View` -> (B, T, H)."""
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+            x = x + self.dropout(self.attention(self.attention_norm(x), *view))
         else:
-            x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
+            x = self.attention_norm(x + self.dropout(self.attention(x, *view)))
         if self.feedforward is None or self.feedforward_norm is None:
             return x
         if self.pre_norm:
@@ -185,6 +197,8 @@ class UltraFastBertModel(PretrainedModel):
     def __init__(self, config: UltraFastBertConfig, layer_class: type[Layer] = Layer) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
+        buckets = config.relative_attention_num_buckets
+        self.relative_attention_bias = nn.Embedding(buckets, config.num_attention_heads) if buckets else None
         self.layers = nn.ModuleList(layer_class(config) for _ in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.final_norm else None
         self.apply(self.initialize)
@@ -227,10 +241,11 @@ class UltraFastBertModel(PretrainedModel):
             )
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         x = self.embeddings(input_ids, token_type_ids, inputs_embeds, position_ids)
+        view = View(mask, relative_bias(self.config, self.relative_attention_bias, x.shape[1]))
         for layer in self.layers:
             if states is not None:
                 states.append(x)
-            x = layer(x, mask)
+            x = layer(x, *view)
         result: torch.Tensor = x if self.final_norm is None else self.final_norm(x)
         if states is not None:
             states.append(result)

@@ -84,6 +84,11 @@ def _target(config: UltraFastBertConfig, name: str) -> _Target:
         raise CheckpointError(f"{name}: has no feedforward layers; every BERT-family class of transformers has them")
     if config.alibi:
         raise CheckpointError(f"{name}: has ALiBi's bias in attention; no BERT-family class of transformers has it")
+    if config.relative_attention_num_buckets:
+        raise CheckpointError(
+            f"{name}: has relative positions in attention (relative_attention_num_buckets), which the classes written "
+            "here lack; --to onnx writes them"
+        )
     if not config.embedding_norm:
         raise CheckpointError(
             f"{name}: has no norm after the embeddings; no BERT-family class of transformers lacks it"

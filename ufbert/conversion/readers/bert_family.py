@@ -1,8 +1,8 @@
-"""What the readers of BERT, RoBERTa, DistilBERT and ELECTRA share: post-norm layers, heads, and what is left behind."""
+"""What the readers of BERT's kin share: post-norm layers, heads, and what is left behind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,15 @@ __all__ = [
     "finish",
     "masked_lm_values",
     "read_classifier",
+    "read_embeddings",
+    "read_heads_with",
     "read_layers",
     "read_masked_lm_head",
     "read_model",
 ]
 
 MASKED_LM, CLASSIFIER = "UltraFastBertForMaskedLM", "UltraFastBertForSequenceClassification"
+WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 PRETRAINING_HEADS = ("cls.", "lm_head.", "vocab_", "generator_", "discriminator_")
 """What a file may still hold of the pretraining of a model that has been finetuned since."""
 
@@ -245,19 +248,36 @@ def read_model(
     classifier: ClassifierNames,
     head_act: str | None = None,
 ) -> Reading:
-    """A whole model of this kind: `values` are our config's for its encoder, the names where the family keeps things.
+    """A whole model with BERT's embeddings and layers: `values` are our config's for its encoder, the rest names.
 
     `head_act` is the activation that the family's masked-LM head has whatever the layers have.
     """
+
+    def read_encoder(ours: UltraFastBertConfig) -> dict[str, torch.Tensor]:
+        return read_embeddings(tensors, ours, base) | read_layers(tensors, ours, layers, base)
+
+    return read_heads_with(config, tensors, values, base, read_encoder, masked_lm, classifier, head_act)
+
+
+def read_heads_with(
+    config: ForeignConfig,
+    tensors: ForeignTensors,
+    values: dict[str, Any],
+    base: str,
+    read_encoder: Callable[[UltraFastBertConfig], dict[str, torch.Tensor]],
+    masked_lm: HeadNames,
+    classifier: ClassifierNames,
+    head_act: str | None = None,
+    word: str = WORD_EMBEDDINGS,
+) -> Reading:
+    """As `read_model`, with the family's own way to read its encoder; `word` is the embedding below `base`."""
     head = choose_head(config, tensors, masked_lm, classifier)
     if head == MASKED_LM:
-        word = f"{base}embeddings.word_embeddings.weight"
-        values = values | masked_lm_values(tensors, masked_lm, word, values, head_act)
+        values = values | masked_lm_values(tensors, masked_lm, base + word, values, head_act)
     elif head == CLASSIFIER:
         values = values | classifier_values(config, tensors, classifier, values)
     ours = UltraFastBertConfig(**values)
-    state = read_embeddings(tensors, ours, base)
-    state |= read_layers(tensors, ours, layers, base)
+    state = read_encoder(ours)
     if head == MASKED_LM:
         state |= read_masked_lm_head(tensors, ours, masked_lm)
     elif head == CLASSIFIER:
@@ -270,7 +290,7 @@ def read_embeddings(tensors: ForeignTensors, config: UltraFastBertConfig, base: 
     width, theirs, ours = config.embedding_width, f"{base}embeddings.", "encoder.embeddings."
     rows = config.max_position_embeddings + config.position_offset
     state = {
-        ours + "word.weight": tensors.take(theirs + "word_embeddings.weight", config.vocab_size, width),
+        ours + "word.weight": tensors.take(base + WORD_EMBEDDINGS, config.vocab_size, width),
         ours + "position.weight": tensors.take(theirs + "position_embeddings.weight", rows, width),
     }
     if config.type_vocab_size:

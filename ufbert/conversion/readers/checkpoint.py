@@ -35,6 +35,7 @@ FAMILIES = {
     "crammedBERT": "crammed",
     "distilbert": "distilbert",
     "electra": "electra",
+    "mpnet": "mpnet",
     "roberta": "roberta",
     "xlm-roberta": "roberta",
 }
@@ -85,7 +86,7 @@ def load_checkpoint(
     reader: Any = importlib.import_module(f"{__package__}.{FAMILIES[model_type]}")
     tensors = ForeignTensors.load(folder)
     if model_type != SELF_DESCRIBED:
-        _refuse("this model", file, inexpressible({}, tensors.names))
+        _refuse("this model", file, inexpressible({}, tensors.names, model_type))
     try:
         reading: Reading = reader.read(ForeignConfig(values, str(file)), tensors)
         if reading.left_heads and not drop_head:
@@ -150,7 +151,7 @@ def _family(values: dict[str, Any], file: Path, family: str | None) -> str:
     if kind == SELF_DESCRIBED:
         return SELF_DESCRIBED
     subject = f"the family {model_type!r}" if kind not in FAMILIES and model_type else "this model"
-    _refuse(subject, file, inexpressible(values, names))
+    _refuse(subject, file, inexpressible(values, names, str(kind)))
     if kind in FAMILIES:
         return str(kind)
     if model_type is None:
@@ -166,7 +167,7 @@ def _family(values: dict[str, Any], file: Path, family: str | None) -> str:
 def _refuse(subject: str, file: Path, obstacles: list[str]) -> None:
     if obstacles:
         raise CheckpointError(
-            f"{file}: {subject} has what this encoder cannot express: {', '.join(obstacles)}; {_readable()}"
+            f"{file}: {subject} cannot be read exactly, as it has {', '.join(obstacles)}; {_readable()}"
         )
 
 

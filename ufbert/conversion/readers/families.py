@@ -14,6 +14,7 @@ CLASSES = {
     "CamemBert": "camembert",
     "DistilBert": "distilbert",
     "Electra": "electra",
+    "MPNet": "mpnet",
     "Roberta": "roberta",
     "XLMRoberta": "xlm-roberta",
 }
@@ -37,6 +38,8 @@ def recognise(config: Mapping[str, Any], names: Collection[str]) -> str | None:
         return "crammedBERT"
     if any("attention.q_lin." in name for name in names):
         return "distilbert"
+    if any(".attention.attn.q." in name for name in names):
+        return "mpnet"
     if not any(".attention.self.query." in name for name in names):
         return None
     if any_starts("electra.", "embeddings_project.", "generator_", "discriminator_"):
@@ -149,7 +152,6 @@ FAMILIES = {
     "mistral": f"{CAUSAL}, {ROTARY}, {GATED}",
     "mobilebert": BOTTLENECK,
     "modernbert": f"{ROTARY}, {GATED}",
-    "mpnet": RELATIVE,
     "mt5": f"{RELATIVE}, {GATED}, {DECODER}",
     "neobert": f"{ROTARY}, {GATED}",
     "nomic_bert": f"{ROTARY}, {GATED}",
@@ -163,10 +165,12 @@ FAMILIES = {
     "xlm-roberta-xl": "norms before the layers",
     "xlnet": RELATIVE,
 }
+# What the reader of a family expresses all the same.
+EXPRESSED = {"mpnet": (RELATIVE,)}
 
 
-def inexpressible(config: Mapping[str, Any], names: Collection[str]) -> list[str]:
-    """What of a model our encoder cannot express, each with where it shows; none where nothing is known."""
+def inexpressible(config: Mapping[str, Any], names: Collection[str], family: str) -> list[str]:
+    """What of a model read as `family` would be lost, each with where it shows; none where nothing is known."""
     found: dict[str, str] = {}
     for key, meanings in KEYS.items():
         for counts, what in meanings:
@@ -178,4 +182,5 @@ def inexpressible(config: Mapping[str, Any], names: Collection[str]) -> list[str
     for what in FAMILIES.get(str(config.get("model_type")), "").split(", "):
         if what:
             found.setdefault(what, "")
-    return [f"{what} ({where})" if where else what for what, where in found.items()]
+    lost = {what: where for what, where in found.items() if what not in EXPRESSED.get(family, ())}
+    return [f"{what} ({where})" if where else what for what, where in lost.items()]

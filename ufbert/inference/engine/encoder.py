@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from ufbert.errors import DataError
-from ufbert.model.attention import alibi_bias
-from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel
+from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel, relative_bias
 from ufbert.model.fff import FFF, SharedNeurons
+from ufbert.model.positions import alibi_bias
 
 from .attention import Group, PackedAttention
 from .linear import Int8Linear, PackedLinear
@@ -113,6 +113,7 @@ class PackedEncoder(nn.Module):
         self.config = encoder.config
         self.dtype = dtype
         self.embeddings = encoder.embeddings
+        self.relative_attention_bias = encoder.relative_attention_bias
         layers: Iterable[Any] = encoder.layers
         activation = encoder.config.hidden_act
         self.layers = nn.ModuleList(PackedLayer(layer, activation, dtype, make) for layer in layers)
@@ -148,11 +149,13 @@ class PackedEncoder(nn.Module):
 
     def _group(self, texts: int, length: int) -> Group:
         config = self.config
-        if not config.alibi:
-            return Group(texts, length)
-        device = self.embeddings.word.weight.device
-        bias = alibi_bias(config.num_attention_heads, length, self.dtype, device)
-        return Group(texts, length, bias.view(config.key_value_heads, -1, length))
+        bias = relative_bias(config, self.relative_attention_bias, length)
+        if config.alibi:
+            own = alibi_bias(config.num_attention_heads, length, torch.float32, self.embeddings.word.weight.device)
+            bias = own if bias is None else bias + own
+        if bias is not None:
+            bias = bias.to(self.dtype).reshape(config.key_value_heads, -1, length)
+        return Group(texts, length, bias)
 
     def _embed(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None, lengths: list[int]) -> torch.Tensor:
         """The tokens' embeddings (total, H)."""

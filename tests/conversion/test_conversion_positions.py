@@ -1,0 +1,175 @@
+"""MPNet against transformers: what its attention knows of positions, in every way that our encoder runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from convert_command import run_convert
+
+from ufbert import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification, UltraFastBertModel
+from ufbert.conversion import ConversionRequest, convert_checkpoint, load_checkpoint
+from ufbert.inference.engine import PackedEncoder, prepare
+
+transformers = pytest.importorskip("transformers")
+from tiny_transformers import ONE_WAY, save  # noqa: E402  needs transformers
+
+MASKED_LM = transformers.AutoModelForMaskedLM
+CLASSIFIER = transformers.AutoModelForSequenceClassification
+
+
+def long_texts(pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids and mask (4, 180); the later texts are shorter, one of them than any window."""
+    torch.manual_seed(2)
+    ids = torch.randint(5, 60, (4, 180))
+    mask = (torch.arange(180) < torch.tensor([180, 180, 97, 3])[:, None]).long()
+    return torch.where(mask.bool(), ids, pad), mask
+
+
+def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What transformers' model with a head puts out last."""
+    with torch.no_grad():
+        states: torch.Tensor = getattr(model, model.base_model_prefix)(ids, attention_mask=mask).last_hidden_state
+    return states
+
+
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_hidden_states_and_masked_lm_logits(family: str, tmp_path: Path) -> None:
+    theirs = save(MASKED_LM, family, tmp_path / "source")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    ours = UltraFastBertForMaskedLM.from_pretrained(tmp_path / "ours")
+    ids, mask = long_texts(ours.config.pad_token_id)
+    present = mask.bool()
+    with torch.no_grad():
+        got, logits = ours(ids, mask), theirs(ids, attention_mask=mask).logits
+    states = hidden_states(theirs, ids, mask)
+    torch.testing.assert_close(got.last_hidden_state[present], states[present], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.logits[present], logits[present], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_the_packed_engine(family: str, precision: str, tmp_path: Path) -> None:
+    theirs = save(MASKED_LM, family, tmp_path / "source")
+    ours = load_checkpoint(tmp_path / "source").model
+    ids, mask = long_texts(ours.config.pad_token_id)
+    wanted = hidden_states(theirs, ids, mask)[mask.bool()]
+    packed = prepare(copy.deepcopy(ours), precision, torch.device("cpu"), "numba").encoder
+    assert isinstance(packed, PackedEncoder)
+    with torch.inference_mode():
+        got = packed.encode(ids, mask)[mask.bool()]
+    if precision == "float32":
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+    assert (
+        torch.cosine_similarity(got, wanted, dim=-1).min()
+        > {"float32": 0.99999, "bfloat16": 0.995, "int8": 0.97}[precision]
+    )
+
+
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_classifiers(family: str, tmp_path: Path) -> None:
+    names = {0: "bad", 1: "fair", 2: "good"}
+    theirs = save(CLASSIFIER, family, tmp_path / "source", num_labels=3, id2label=names)
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    ours = UltraFastBertForSequenceClassification.from_pretrained(tmp_path / "ours")
+    assert ours.config.label_names == list(names.values())
+    ids, mask = long_texts(ours.config.pad_token_id)
+    with torch.no_grad():
+        wanted, got = theirs(ids, attention_mask=mask).logits, ours(ids, mask).logits
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_a_bare_encoder_is_saved_and_loaded_as_it_is(family: str, tmp_path: Path) -> None:
+    theirs = save(transformers.AutoModel, family, tmp_path / "source")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    ours = UltraFastBertModel.from_pretrained(tmp_path / "ours")
+    ours.save_pretrained(tmp_path / "again")
+    again = UltraFastBertModel.from_pretrained(tmp_path / "again")
+    assert again.config == ours.config
+    ids, mask = long_texts(ours.config.pad_token_id)
+    with torch.no_grad():
+        wanted = theirs(ids, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(again.encode(ids, mask)[mask.bool()], wanted[mask.bool()], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_transformers_classes_of_ours_compute_it_and_train(family: str, tmp_path: Path) -> None:
+    import ufbert.hf  # noqa: F401
+
+    theirs = save(MASKED_LM, family, tmp_path / "source")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    ours = MASKED_LM.from_pretrained(tmp_path / "ours").eval()
+    ids, mask = long_texts(ours.config.pad_token_id)
+    with torch.no_grad():
+        wanted, got = theirs(ids, attention_mask=mask).logits, ours(ids, attention_mask=mask).logits
+    torch.testing.assert_close(got[mask.bool()], wanted[mask.bool()], atol=1e-4, rtol=1e-4)
+    ours.save_pretrained(tmp_path / "saved")
+    loaded = UltraFastBertForMaskedLM.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids, mask).logits, got)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_gradients_with_checkpointing_are_those_without(family: str, reentrant: bool, tmp_path: Path) -> None:
+    import ufbert.hf  # noqa: F401
+
+    save(MASKED_LM, family, tmp_path / "source")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    ours = MASKED_LM.from_pretrained(tmp_path / "ours", **no_dropout).train()
+    ids, mask = long_texts(ours.config.pad_token_id)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        ours.zero_grad()
+        ours(ids, attention_mask=mask, labels=ids.where(mask.bool(), -100)).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in ours.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient.any(), name
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_onnx(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    from onnx.reference import ReferenceEvaluator
+
+    theirs = save(MASKED_LM, family, tmp_path / "source")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "onnx", to="onnx"))
+    ids, mask = long_texts(load_checkpoint(tmp_path / "source").model.config.pad_token_id)
+    feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+    outputs: Any = ReferenceEvaluator(str(tmp_path / "onnx" / "model.onnx")).run(["last_hidden_state"], feed)
+    got = torch.from_numpy(outputs[0])
+    torch.testing.assert_close(got[mask.bool()], hidden_states(theirs, ids, mask)[mask.bool()], atol=1e-4, rtol=1e-4)
+
+
+DENSE = {"mpnet": "has relative positions in attention (relative_attention_num_buckets)"}
+
+
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_what_dense_cannot_say_is_one_line(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(MASKED_LM, family, tmp_path / "source")
+    code, err = run_convert(capsys, tmp_path / "source", tmp_path / "dense", "--to", "dense")
+    assert (code, DENSE[family] in err, len([line for line in err.splitlines() if "error" in line])) == (1, True, 1), (
+        err
+    )
+    assert not (tmp_path / "dense").exists()
+
+
+def test_mpnet_as_its_code_fixes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(MASKED_LM, "mpnet", tmp_path / "source")
+    file = tmp_path / "source" / "config.json"
+    for key, value in (("relative_attention_num_buckets", 16), ("pad_token_id", 0)):
+        values = json.loads(file.read_text())
+        file.write_text(json.dumps({**values, key: value}))
+        code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out")
+        assert (code, f"{key} is {value}; this encoder can only express {key} = " in err) == (1, True), err
+        file.write_text(json.dumps(values))
