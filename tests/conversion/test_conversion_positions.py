@@ -1,4 +1,4 @@
-"""MPNet against transformers: what its attention knows of positions, in every way that our encoder runs."""
+"""Families whose attention knows of positions against transformers, in every way that our encoder runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from convert_command import run_convert
+from convert_command import TEXTS, run_convert, write_documents
 
 from ufbert import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification, UltraFastBertModel
 from ufbert.conversion import ConversionRequest, convert_checkpoint, load_checkpoint
+from ufbert.conversion.distillation import run
 from ufbert.inference.engine import PackedEncoder, prepare
+from ufbert.text.tokenization import train_tokenizer
 
 transformers = pytest.importorskip("transformers")
 from tiny_transformers import ONE_WAY, save  # noqa: E402  needs transformers
@@ -151,7 +153,11 @@ def test_onnx(family: str, tmp_path: Path) -> None:
     torch.testing.assert_close(got[mask.bool()], hidden_states(theirs, ids, mask)[mask.bool()], atol=1e-4, rtol=1e-4)
 
 
-DENSE = {"mpnet": "has relative positions in attention (relative_attention_num_buckets)"}
+DENSE = {
+    "mpnet": "has relative positions (relative_attention_num_buckets), which",
+    "modernbert": "has rotary positions (position_embedding_type), local attention (local_attention), gated dense "
+    "layers (is_gated_act), no norm before the first layer (skip_first_prenorm), which",
+}
 
 
 @pytest.mark.parametrize("family", ONE_WAY)
@@ -173,3 +179,85 @@ def test_mpnet_as_its_code_fixes_it(tmp_path: Path, capsys: pytest.CaptureFixtur
         code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out")
         assert (code, f"{key} is {value}; this encoder can only express {key} = " in err) == (1, True), err
         file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("head", ["classifier", "masked LM"])
+def test_modernbert_in_other_settings(head: str, old: bool, tmp_path: Path) -> None:
+    """Biases, other activations and angles, a classifier of the mean, a decoder of its own; as the hub writes them."""
+    more: dict[str, Any] = {
+        **{"attention_bias": True, "mlp_bias": head == "classifier", "norm_bias": True, "classifier_bias": True},
+        **{"hidden_activation": "relu", "classifier_activation": "silu", "classifier_pooling": "mean"},
+        **{"decoder_bias": False, "tie_word_embeddings": False, "num_labels": 2},
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 700.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 90.0},
+        },
+        "layer_types": ["full_attention", "sliding_attention"] * 2,
+    }
+    theirs = save(CLASSIFIER if head == "classifier" else MASKED_LM, "modernbert", tmp_path / "source", **more)
+    if old:
+        file = tmp_path / "source" / "config.json"
+        values = json.loads(file.read_text())
+        del values["rope_parameters"], values["layer_types"]
+        values |= {"global_rope_theta": 700.0, "local_rope_theta": 90.0, "global_attn_every_n_layers": 2}
+        file.write_text(json.dumps(values))
+    ours = load_checkpoint(tmp_path / "source").model
+    assert isinstance(ours, UltraFastBertForSequenceClassification | UltraFastBertForMaskedLM)
+    ids, mask = long_texts(0)
+    with torch.no_grad():
+        wanted, got = theirs(ids, attention_mask=mask).logits, ours(ids, mask).logits
+    rows = torch.ones(4, dtype=torch.bool) if head == "classifier" else mask.bool()
+    torch.testing.assert_close(got[rows], wanted[rows], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"layer_types": ["sliding_attention"] * 4}, "layer_types is ['sliding_attention', "),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 100.0}}},
+            "rope_parameters: full_attention: rope_type is 'yarn'",
+        ),
+    ],
+)
+def test_what_of_modernbert_cannot_be_expressed(
+    values: dict[str, Any], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(MASKED_LM, "modernbert", tmp_path / "source")
+    file = tmp_path / "source" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out")
+    assert (code, text in err, len(err.strip().splitlines())) == (1, True, 1), err
+
+
+def test_modernberts_other_heads_are_not_taken_for_its_masked_lm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(transformers.AutoModelForTokenClassification, "modernbert", tmp_path / "source")
+    code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out")
+    assert (code, "cannot be expressed: classifier, head.dense, head.norm; give --drop-head" in err) == (1, True), err
+    code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out", "--drop-head")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("family", ONE_WAY)
+def test_their_dense_layers_become_trees(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SAMPLE_TOKENS", 2000)
+    tokenizer = train_tokenizer(TEXTS, 200, min_frequency=1)
+    entries = tokenizer.get_vocab_size()
+    save(MASKED_LM, family, tmp_path / "source", vocab_size=entries)
+    tokenizer.save(str(tmp_path / "source" / "tokenizer.json"))
+    corpus = write_documents(tmp_path / "texts.jsonl", TEXTS)
+    options = ["--trees", "4", "--depth", "1", "--shared", "4", "--corpus", corpus, "--text-column", "body"]
+    code, err = run_convert(
+        capsys, tmp_path / "source", tmp_path / "trees", *options, "--steps", "20", "--device", "cpu"
+    )
+    assert code == 0, err
+    trees = UltraFastBertForMaskedLM.from_pretrained(tmp_path / "trees")
+    assert (trees.config.feedforward, trees.config.trees, trees.config.shared_neurons) == ("fff", 4, 4)
+    cosines = next(line for line in err.splitlines() if "mean cosine of embeddings" in line)
+    student, control = (float(cell) for cell in cosines.split("│")[-3:-1])
+    assert student > control

@@ -38,8 +38,13 @@ CONFIGS: dict[str, Any] = {
     "electra": lambda **more: transformers.ElectraConfig(**{**SIZES, "embedding_size": 16, **more}),
     "distilbert": lambda **more: transformers.DistilBertConfig(**DISTIL_SIZES, **more),
 }
+PAD = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
 ONE_WAY: dict[str, Any] = {
     "mpnet": lambda **more: transformers.MPNetConfig(**{**SIZES, "max_position_embeddings": 202, **more}),
+    # Layers 0 and 3 see the whole text, 1 and 2 six tokens to either side.
+    "modernbert": lambda **more: transformers.ModernBertConfig(
+        **{**SIZES, "num_hidden_layers": 4, "max_position_embeddings": 200, "local_attention": 12, **PAD, **more}
+    ),
 }
 """Families that `--to dense` does not write; the longest text has 200 tokens or more."""
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import UltraFastBertConfig
-from .positions import alibi_bias
+from .positions import alibi_bias, rotate
 
 __all__ = ["SelfAttention", "join_heads", "split_heads"]
 
@@ -29,17 +29,22 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, config.query_key_value_width, bias=config.use_bias)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """x (B, T, H); mask (B, 1, 1, T), True where a position may be attended to, or None for all.
-
-        `bias` (heads, T, T) is added to the scores.
-        """
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        bias: torch.Tensor | None = None,
+        rotation: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x (B, T, H) -> (B, T, H); the others are the parts of a `View`, None for no mask, no bias, no rotation."""
         batch, length, hidden = x.shape
-        query, key, value = split_heads(self.qkv(x), batch, self.heads, self.key_value_heads)
+        query, key, value = split_heads(self.qkv(x), batch, self.heads, self.key_value_heads, rotation)
         dropout = self.dropout if self.training else 0.0
         if self.alibi:
             own = alibi_bias(self.heads, length, query.dtype, query.device)
             bias = own if bias is None else bias + own
+        if mask is not None and mask.shape[-2] != 1 and self.heads != self.key_value_heads:
+            mask = torch.cat([mask] * (self.heads // self.key_value_heads), -2)
         if bias is not None:
             bias = bias.to(query.dtype).reshape(self.key_value_heads, -1, length)
             mask = bias if mask is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)
@@ -50,7 +55,7 @@ class SelfAttention(nn.Module):
 
 
 def split_heads(
-    qkv: torch.Tensor, batch: int, heads: int, key_value_heads: int
+    qkv: torch.Tensor, batch: int, heads: int, key_value_heads: int, rotation: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """qkv, B texts of T tokens, -> query (B, G, heads / G * T, size), key and value (B, G, T, size), G key-value heads.
 
@@ -59,6 +64,8 @@ def split_heads(
     size = qkv.shape[-1] // (heads + 2 * key_value_heads)
     every = qkv.view(batch, -1, heads + 2 * key_value_heads, size).transpose(1, 2)  # (B, all heads, T, size)
     query, key, value = every.split((heads, key_value_heads, key_value_heads), 1)
+    if rotation is not None:
+        query, key = rotate(query, rotation), rotate(key, rotation)
     if heads != key_value_heads:
         query = query.reshape(batch, key_value_heads, -1, size)
     return query, key, value

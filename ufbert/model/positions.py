@@ -1,4 +1,4 @@
-"""What attention knows of where tokens stand: functions of their positions alone, which layers share."""
+"""Where tokens stand: the fixed table of the embeddings, and what attention knows of it, which layers share."""
 
 from __future__ import annotations
 
@@ -6,17 +6,45 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
-__all__ = ["View", "alibi_bias", "relative_position_buckets"]
+from .config import UltraFastBertConfig
+
+__all__ = [
+    "View",
+    "alibi_bias",
+    "nearby",
+    "relative_bias",
+    "relative_position_buckets",
+    "rotate",
+    "rotation",
+    "rotation_of",
+    "sinusoids",
+]
 
 
 class View(NamedTuple):
     """What one layer's attention is given beside its input, `SelfAttention.forward`'s other operands in their order."""
 
     mask: torch.Tensor | None
-    """True where a position may be attended to, (B, 1, 1, T)."""
+    """True where a position may be attended to, (B, 1, 1, T); in a local layer (B, 1, T, T) or (T, T)."""
     bias: torch.Tensor | None = None
     """Added to the scores, (heads, T, T)."""
+    rotation: torch.Tensor | None = None
+    """Turns queries and keys, as `rotation` gives it."""
+
+
+def sinusoids(length: int, hidden_size: int) -> torch.Tensor:
+    """Fixed position table (length, hidden_size): sine in the even columns, cosine in the odd ones.
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    position = torch.arange(length, dtype=torch.float32)[:, None]
+    frequency = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10000.0) / hidden_size))
+    table = torch.zeros(length, hidden_size)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency[: hidden_size // 2])
+    return table
 
 
 def alibi_bias(heads: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -47,3 +75,47 @@ def relative_position_buckets(length: int, buckets: int, max_distance: int, devi
     share = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
     far = (exact + (share * (half - exact)).long()).clamp(max=half - 1)
     return half * (offset > 0) + torch.where(distance < exact, distance, far)
+
+
+def nearby(length: int, distance: int, device: torch.device) -> torch.Tensor:
+    """(T, T), True where a key is at most `distance` tokens from the query."""
+    position = torch.arange(length, device=device)
+    return (position[:, None] - position).abs() <= distance
+
+
+def rotation(size: int, theta: float, positions: torch.Tensor) -> torch.Tensor:
+    """Cosine and sine of the angles by which heads of `size` numbers turn at `positions` (..., T): (2, ..., T, size).
+
+    Number i turns with number i + size / 2, by theta^(-2 i / size) a position. Source: Su et al. 2021 (RoFormer,
+    arXiv 2104.09864), section 3.2.2; the pairs are those of GPT-NeoX.
+    """
+    frequency = 1.0 / theta ** (torch.arange(0, size, 2, device=positions.device).float() / size)
+    angle = positions[..., None].float() * frequency
+    angle = torch.cat((angle, angle), -1)
+    return torch.stack((angle.cos(), angle.sin()))
+
+
+def rotate(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """x (B, heads, T, size), turned as `rotation` says, in x's dtype."""
+    cosine, sine = turn.unbind(0)
+    wide = x.float()
+    first, second = wide.chunk(2, -1)
+    return (wide * cosine + torch.cat((-second, first), -1) * sine).to(x.dtype)
+
+
+def relative_bias(config: UltraFastBertConfig, biases: nn.Embedding | None, length: int) -> torch.Tensor | None:
+    """What the distances of `length` tokens add to the scores, (heads, T, T), out of a table (buckets, heads)."""
+    if biases is None:
+        return None
+    buckets = relative_position_buckets(
+        length, biases.num_embeddings, config.relative_attention_max_distance, biases.weight.device
+    )
+    bias: torch.Tensor = biases(buckets).permute(2, 0, 1)
+    return bias
+
+
+def rotation_of(config: UltraFastBertConfig, positions: torch.Tensor, *, local: bool) -> torch.Tensor | None:
+    """How a layer turns queries and keys at `positions` (..., T), or None where the model has no rotary positions."""
+    if config.position_embedding_type != "rotary":
+        return None
+    return rotation(config.head_size, config.local_rope_theta if local else config.rope_theta, positions)

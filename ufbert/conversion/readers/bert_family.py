@@ -36,6 +36,7 @@ __all__ = [
 
 MASKED_LM, CLASSIFIER = "UltraFastBertForMaskedLM", "UltraFastBertForSequenceClassification"
 WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+ENCODER_PARTS = ("embeddings", "emb_ln.", "encoder.", "transformer.", "layers.", "final_norm.")
 PRETRAINING_HEADS = ("cls.", "lm_head.", "vocab_", "generator_", "discriminator_")
 """What a file may still hold of the pretraining of a model that has been finetuned since."""
 
@@ -70,7 +71,8 @@ class HeadNames:
     dense: str
     norm: str
     decoder: str
-    bias: str
+    bias: str | None
+    """None where the decoder has no bias."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +84,26 @@ class ClassifierNames:
     activation: str = "tanh"
     dropout: str = "classifier_dropout"
     """Key in config.json."""
+    norm: str | None = None
+    """The LayerNorm behind the activation, if there is one."""
+    pooling: str = "first"
+    """Our `classifier_pooling`."""
 
 
-def copy_linear(tensors: ForeignTensors, theirs: str, ours: str, out: int, into: int) -> dict[str, torch.Tensor]:
-    """A dense layer's weight (out, into) and bias (out,)."""
-    return {
-        f"{ours}.weight": tensors.take(f"{theirs}.weight", out, into),
-        f"{ours}.bias": tensors.take_bias_of(theirs, out),
-    }
+def copy_linear(
+    tensors: ForeignTensors, theirs: str, ours: str, out: int, into: int, *, bias: bool = True
+) -> dict[str, torch.Tensor]:
+    """A dense layer's weight (out, into) and, unless ours has none, bias (out,)."""
+    weight = {f"{ours}.weight": tensors.take(f"{theirs}.weight", out, into)}
+    return weight | ({f"{ours}.bias": tensors.take_bias_of(theirs, out)} if bias else {})
 
 
-def copy_norm(tensors: ForeignTensors, theirs: str, ours: str, size: int) -> dict[str, torch.Tensor]:
-    """A LayerNorm's scale and shift."""
-    return {f"{ours}.{part}": tensors.take(f"{theirs}.{part}", size) for part in ("weight", "bias")}
+def copy_norm(
+    tensors: ForeignTensors, theirs: str, ours: str, size: int, *, bias: bool = True
+) -> dict[str, torch.Tensor]:
+    """A LayerNorm's scale and, unless ours has none, shift."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return {f"{ours}.{part}": tensors.take(f"{theirs}.{part}", size) for part in parts}
 
 
 def read_layers(
@@ -132,7 +141,7 @@ def masked_lm_values(
     return {
         "head_transform": True,
         "head_act": None if head_act == values["hidden_act"] else head_act,
-        "decoder_bias": True,
+        "decoder_bias": names.bias is not None,
         "tie_word_embeddings": tied,
         "architectures": (MASKED_LM,),
     }
@@ -144,10 +153,11 @@ def read_masked_lm_head(
     """Transform, decoder bias and, if untied, the decoder's matrix."""
     width, vocabulary = config.embedding_width, config.vocab_size
     state = copy_linear(tensors, names.dense, "transform.dense", width, config.hidden_size)
-    state |= copy_norm(tensors, names.norm, "transform.norm", width)
-    tensors.skip(f"{names.decoder}.bias")
-    bias = names.bias if names.bias in tensors else f"{names.decoder}.bias"
-    state["decoder.bias"] = tensors.take(bias, vocabulary)
+    state |= copy_norm(tensors, names.norm, "transform.norm", width, bias=config.norm_bias)
+    if names.bias is not None:
+        tensors.skip(f"{names.decoder}.bias")
+        bias = names.bias if names.bias in tensors else f"{names.decoder}.bias"
+        state["decoder.bias"] = tensors.take(bias, vocabulary)
     if not config.tie_word_embeddings:
         state["decoder.weight"] = tensors.take(f"{names.decoder}.weight", vocabulary, width)
     return state
@@ -161,7 +171,9 @@ def choose_head(
     classifies = f"{classifier.dense}.weight" in tensors and f"{classifier.scores}.weight" in tensors
     if classifies and any("SequenceClassification" in name for name in named):
         return CLASSIFIER
-    if f"{masked_lm.dense}.weight" in tensors:
+    # ModernBERT's classifiers have the masked LM's dense layer.
+    shared = masked_lm.dense == classifier.dense and f"{classifier.scores}.weight" in tensors
+    if f"{masked_lm.dense}.weight" in tensors and not shared:
         return MASKED_LM
     # Token classifiers and multiple choice call their scores the same, but they name themselves.
     return CLASSIFIER if classifies and not named else None
@@ -183,9 +195,10 @@ def classifier_values(
         problem = "single_label_classification"
     dropout = config.get(names.dropout)
     read: dict[str, Any] = {
-        "classifier_pooling": "first",
+        "classifier_pooling": names.pooling,
         "classifier_hidden_size": values["hidden_size"],
         "classifier_act": names.activation,
+        "classifier_norm": names.norm is not None,
         "classifier_dropout": values["hidden_dropout_prob"] if dropout is None else config.number(names.dropout),
         "num_labels": labels,
         "problem_type": problem,
@@ -202,9 +215,11 @@ def classifier_values(
 def read_classifier(
     tensors: ForeignTensors, config: UltraFastBertConfig, names: ClassifierNames
 ) -> dict[str, torch.Tensor]:
-    """First token -> dense -> activation -> scores."""
+    """Pooled states -> dense -> activation -> norm, if there is one -> scores."""
     hidden = config.hidden_size
     state = copy_linear(tensors, names.dense, "classifier.dense", hidden, hidden)
+    if names.norm is not None:
+        state |= copy_norm(tensors, names.norm, "classifier.norm", hidden, bias=config.norm_bias)
     return state | copy_linear(tensors, names.scores, "classifier.scores", config.num_labels, hidden)
 
 
@@ -217,7 +232,7 @@ def finish(
 ) -> Reading:
     """Account for every tensor: buffers hold nothing, heads are named, anything in the layers is an error."""
     left = [n for n in tensors.unread() if not n.endswith(("position_ids", "token_type_ids"))]
-    inside = [n for n in left if n.removeprefix(base).startswith(("embeddings", "encoder.", "transformer."))]
+    inside = [n for n in left if n.removeprefix(base).startswith(ENCODER_PARTS)]
     if inside:
         raise CheckpointError(f"{tensors.file}: holds {inside[0]}, which this encoder has no place for")
     named, kept = _architectures(foreign), config.architectures[0]

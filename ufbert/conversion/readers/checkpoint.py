@@ -35,6 +35,7 @@ FAMILIES = {
     "crammedBERT": "crammed",
     "distilbert": "distilbert",
     "electra": "electra",
+    "modernbert": "modernbert",
     "mpnet": "mpnet",
     "roberta": "roberta",
     "xlm-roberta": "roberta",

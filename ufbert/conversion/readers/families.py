@@ -15,6 +15,7 @@ CLASSES = {
     "DistilBert": "distilbert",
     "Electra": "electra",
     "MPNet": "mpnet",
+    "ModernBert": "modernbert",
     "Roberta": "roberta",
     "XLMRoberta": "xlm-roberta",
 }
@@ -40,6 +41,8 @@ def recognise(config: Mapping[str, Any], names: Collection[str]) -> str | None:
         return "distilbert"
     if any(".attention.attn.q." in name for name in names):
         return "mpnet"
+    if "embeddings.tok_embeddings.weight" in names:
+        return "modernbert"
     if not any(".attention.self.query." in name for name in names):
         return None
     if any_starts("electra.", "embeddings_project.", "generator_", "discriminator_"):
@@ -151,7 +154,7 @@ FAMILIES = {
     "mbart": DECODER,
     "mistral": f"{CAUSAL}, {ROTARY}, {GATED}",
     "mobilebert": BOTTLENECK,
-    "modernbert": f"{ROTARY}, {GATED}",
+    "modernbert-decoder": CAUSAL,
     "mt5": f"{RELATIVE}, {GATED}, {DECODER}",
     "neobert": f"{ROTARY}, {GATED}",
     "nomic_bert": f"{ROTARY}, {GATED}",
@@ -166,7 +169,7 @@ FAMILIES = {
     "xlnet": RELATIVE,
 }
 # What the reader of a family expresses all the same.
-EXPRESSED = {"mpnet": (RELATIVE,)}
+EXPRESSED = {"modernbert": (ROTARY, GATED, LOCAL), "mpnet": (RELATIVE,)}
 
 
 def inexpressible(config: Mapping[str, Any], names: Collection[str], family: str) -> list[str]:
