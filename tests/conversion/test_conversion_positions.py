@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from convert_command import TEXTS, run_convert, write_documents
+from safetensors.torch import load_file, save_file
 
 from ufbert import UltraFastBertForMaskedLM, UltraFastBertForSequenceClassification, UltraFastBertModel
 from ufbert.conversion import ConversionRequest, convert_checkpoint, load_checkpoint
@@ -146,8 +148,11 @@ def test_onnx(family: str, tmp_path: Path) -> None:
 
     theirs = save(MASKED_LM, family, tmp_path / "source")
     convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "onnx", to="onnx"))
-    ids, mask = long_texts(load_checkpoint(tmp_path / "source").model.config.pad_token_id)
+    config = load_checkpoint(tmp_path / "source").model.config
+    ids, mask = long_texts(config.pad_token_id)
     feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+    if config.type_vocab_size > 1:
+        feed["token_type_ids"] = torch.zeros_like(ids).numpy()
     outputs: Any = ReferenceEvaluator(str(tmp_path / "onnx" / "model.onnx")).run(["last_hidden_state"], feed)
     got = torch.from_numpy(outputs[0])
     torch.testing.assert_close(got[mask.bool()], hidden_states(theirs, ids, mask)[mask.bool()], atol=1e-4, rtol=1e-4)
@@ -157,6 +162,7 @@ DENSE = {
     "mpnet": "has relative positions (relative_attention_num_buckets), which",
     "modernbert": "has rotary positions (position_embedding_type), local attention (local_attention), gated dense "
     "layers (is_gated_act), no norm before the first layer (skip_first_prenorm), which",
+    "nomic_bert": "has rotary positions (position_embedding_type), gated dense layers (is_gated_act), which",
 }
 
 
@@ -251,7 +257,7 @@ def test_their_dense_layers_become_trees(
     save(MASKED_LM, family, tmp_path / "source", vocab_size=entries)
     tokenizer.save(str(tmp_path / "source" / "tokenizer.json"))
     corpus = write_documents(tmp_path / "texts.jsonl", TEXTS)
-    options = ["--trees", "4", "--depth", "1", "--shared", "4", "--corpus", corpus, "--text-column", "body"]
+    options = ["--trees", "4", "--depth", "1", "--shared", "4", "--corpus", str(corpus), "--text-column", "body"]
     code, err = run_convert(
         capsys, tmp_path / "source", tmp_path / "trees", *options, "--steps", "20", "--device", "cpu"
     )
@@ -261,3 +267,62 @@ def test_their_dense_layers_become_trees(
     cosines = next(line for line in err.splitlines() if "mean cosine of embeddings" in line)
     student, control = (float(cell) for cell in cosines.split("│")[-3:-1])
     assert student > control
+
+
+@pytest.mark.parametrize("head", [MASKED_LM, CLASSIFIER, transformers.AutoModel])
+def test_both_spellings_of_nomic_bert(head: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(head, "nomic_bert", tmp_path / "source")
+    file = tmp_path / "source" / "model.safetensors"
+    names = load_file(file)
+    own = any(".attn.Wqkv." in name for name in names)
+    theirs = load_checkpoint(tmp_path / "source").model
+    other: dict[str, torch.Tensor] = {}
+    for name, tensor in names.items():
+        for old, new in NOMIC:
+            name = name.replace(old, new) if own else name.replace(new, old)
+        if own and "attn.Wqkv" in name:
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                other[name.replace("attn.Wqkv", f"self_attn.{letter}_proj")] = part.clone()
+        elif not own and ".self_attn.q_proj." in name:
+            rows = [names[name_of.replace("q_proj", f"{letter}_proj")] for letter in "qkv" for name_of in (name,)]
+            other[name.replace("self_attn.q_proj", "attn.Wqkv")] = torch.cat(rows)
+        elif own or not re.search(r"self_attn\.[kv]_proj", name):
+            other[name] = tensor
+    assert other.keys() != names.keys()
+    save_file(other, file)
+    config = tmp_path / "source" / "config.json"
+    values = json.loads(config.read_text())
+    for new, old in (("hidden_size", "n_embd"), ("num_attention_heads", "n_head"), ("num_hidden_layers", "n_layer")):
+        values[old] = values.pop(new)
+    values |= {"n_inner": values.pop("intermediate_size"), "layer_norm_epsilon": values.pop("layer_norm_eps")}
+    values |= {"activation_function": "swiglu", "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "n_positions": 400}
+    for name in ("rope_parameters", "head_dim", "hidden_act"):
+        values.pop(name, None)
+    config.write_text(json.dumps({**values, "prenorm": False, "rotary_scaling_factor": None}))
+    ours = load_checkpoint(tmp_path / "source").model
+    assert ours.config.max_position_embeddings == 400
+    assert ours.config == theirs.config.replace(max_position_embeddings=400)
+    wanted = theirs.state_dict()
+    assert ours.state_dict().keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
+    config.write_text(json.dumps({**values, "rotary_scaling_factor": 2, "max_trained_positions": 100}))
+    loaded = load_checkpoint(tmp_path / "source")
+    assert loaded.model.config.max_position_embeddings == 100
+    assert any("angles of texts beyond 100 tokens" in note for note in loaded.notes)
+    for key, value in (("rotary_emb_interleaved", True), ("prenorm", True), ("rotary_emb_fraction", 0.5)):
+        config.write_text(json.dumps({**values, key: value}))
+        code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out")
+        assert (code, f"{key} is {value!r}; this encoder can only express" in err) == (1, True), err
+
+
+# nomic-ai's names and those of transformers' classes.
+NOMIC = (
+    ("encoder.layers.", "layers."),
+    ("emb_ln.", "embeddings.LayerNorm."),
+    (".attn.out_proj.", ".self_attn.o_proj."),
+    (".mlp.fc11.", ".mlp.up_proj."),
+    (".mlp.fc12.", ".mlp.gate_proj."),
+    (".mlp.fc2.", ".mlp.down_proj."),
+    (".norm1.", ".post_attention_layernorm."),
+    (".norm2.", ".post_mlp_layernorm."),
+)

@@ -37,6 +37,7 @@ FAMILIES = {
     "electra": "electra",
     "modernbert": "modernbert",
     "mpnet": "mpnet",
+    "nomic_bert": "nomic_bert",
     "roberta": "roberta",
     "xlm-roberta": "roberta",
 }

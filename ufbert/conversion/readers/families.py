@@ -16,6 +16,7 @@ CLASSES = {
     "Electra": "electra",
     "MPNet": "mpnet",
     "ModernBert": "modernbert",
+    "NomicBert": "nomic_bert",
     "Roberta": "roberta",
     "XLMRoberta": "xlm-roberta",
 }
@@ -43,6 +44,8 @@ def recognise(config: Mapping[str, Any], names: Collection[str]) -> str | None:
         return "mpnet"
     if "embeddings.tok_embeddings.weight" in names:
         return "modernbert"
+    if any_starts("nomic_bert.", "emb_ln.") or any(".mlp.fc11." in name for name in names):
+        return "nomic_bert"
     if not any(".attention.self.query." in name for name in names):
         return None
     if any_starts("electra.", "embeddings_project.", "generator_", "discriminator_"):
@@ -157,7 +160,6 @@ FAMILIES = {
     "modernbert-decoder": CAUSAL,
     "mt5": f"{RELATIVE}, {GATED}, {DECODER}",
     "neobert": f"{ROTARY}, {GATED}",
-    "nomic_bert": f"{ROTARY}, {GATED}",
     "opt": CAUSAL,
     "phi": f"{CAUSAL}, {ROTARY}",
     "qwen2": f"{CAUSAL}, {ROTARY}, {GATED}",
@@ -169,7 +171,7 @@ FAMILIES = {
     "xlnet": RELATIVE,
 }
 # What the reader of a family expresses all the same.
-EXPRESSED = {"modernbert": (ROTARY, GATED, LOCAL), "mpnet": (RELATIVE,)}
+EXPRESSED = {"modernbert": (ROTARY, GATED, LOCAL), "mpnet": (RELATIVE,), "nomic_bert": (ROTARY, GATED)}
 
 
 def inexpressible(config: Mapping[str, Any], names: Collection[str], family: str) -> list[str]:

@@ -25,7 +25,9 @@ WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 """What data parallelism, torch.compile and activation checkpointing put into names, at any place."""
 HOLDERS = ("model", "auto_model")
 """The attribute in which Lightning's and sentence-transformers' modules hold a model."""
-PARTS = frozenset({"bert", "roberta", "distilbert", "electra", "mpnet", "embeddings", "encoder", "transformer"})
+PARTS = frozenset(
+    {"bert", "roberta", "distilbert", "electra", "mpnet", "nomic_bert", "embeddings", "encoder", "transformer"}
+)
 """First words of names that mean something to a reader."""
 
 
