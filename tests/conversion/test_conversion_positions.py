@@ -162,6 +162,7 @@ DENSE = {
     "mpnet": "has relative positions (relative_attention_num_buckets), which",
     "modernbert": "has rotary positions (position_embedding_type), local attention (local_attention), gated dense "
     "layers (is_gated_act), no norm before the first layer (skip_first_prenorm), which",
+    "gte": "has rotary positions (position_embedding_type), gated dense layers (is_gated_act), which",
     "nomic_bert": "has rotary positions (position_embedding_type), gated dense layers (is_gated_act), which",
 }
 
@@ -269,53 +270,7 @@ def test_their_dense_layers_become_trees(
     assert student > control
 
 
-@pytest.mark.parametrize("head", [MASKED_LM, CLASSIFIER, transformers.AutoModel])
-def test_both_spellings_of_nomic_bert(head: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(head, "nomic_bert", tmp_path / "source")
-    file = tmp_path / "source" / "model.safetensors"
-    names = load_file(file)
-    own = any(".attn.Wqkv." in name for name in names)
-    theirs = load_checkpoint(tmp_path / "source").model
-    other: dict[str, torch.Tensor] = {}
-    for name, tensor in names.items():
-        for old, new in NOMIC:
-            name = name.replace(old, new) if own else name.replace(new, old)
-        if own and "attn.Wqkv" in name:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                other[name.replace("attn.Wqkv", f"self_attn.{letter}_proj")] = part.clone()
-        elif not own and ".self_attn.q_proj." in name:
-            rows = [names[name_of.replace("q_proj", f"{letter}_proj")] for letter in "qkv" for name_of in (name,)]
-            other[name.replace("self_attn.q_proj", "attn.Wqkv")] = torch.cat(rows)
-        elif own or not re.search(r"self_attn\.[kv]_proj", name):
-            other[name] = tensor
-    assert other.keys() != names.keys()
-    save_file(other, file)
-    config = tmp_path / "source" / "config.json"
-    values = json.loads(config.read_text())
-    for new, old in (("hidden_size", "n_embd"), ("num_attention_heads", "n_head"), ("num_hidden_layers", "n_layer")):
-        values[old] = values.pop(new)
-    values |= {"n_inner": values.pop("intermediate_size"), "layer_norm_epsilon": values.pop("layer_norm_eps")}
-    values |= {"activation_function": "swiglu", "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "n_positions": 400}
-    for name in ("rope_parameters", "head_dim", "hidden_act"):
-        values.pop(name, None)
-    config.write_text(json.dumps({**values, "prenorm": False, "rotary_scaling_factor": None}))
-    ours = load_checkpoint(tmp_path / "source").model
-    assert ours.config.max_position_embeddings == 400
-    assert ours.config == theirs.config.replace(max_position_embeddings=400)
-    wanted = theirs.state_dict()
-    assert ours.state_dict().keys() == wanted.keys()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
-    config.write_text(json.dumps({**values, "rotary_scaling_factor": 2, "max_trained_positions": 100}))
-    loaded = load_checkpoint(tmp_path / "source")
-    assert loaded.model.config.max_position_embeddings == 100
-    assert any("angles of texts beyond 100 tokens" in note for note in loaded.notes)
-    for key, value in (("rotary_emb_interleaved", True), ("prenorm", True), ("rotary_emb_fraction", 0.5)):
-        config.write_text(json.dumps({**values, key: value}))
-        code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out")
-        assert (code, f"{key} is {value!r}; this encoder can only express" in err) == (1, True), err
-
-
-# nomic-ai's names and those of transformers' classes.
+# The names that the checkpoints' own code gives, and those of transformers' classes.
 NOMIC = (
     ("encoder.layers.", "layers."),
     ("emb_ln.", "embeddings.LayerNorm."),
@@ -326,3 +281,119 @@ NOMIC = (
     (".norm1.", ".post_attention_layernorm."),
     (".norm2.", ".post_mlp_layernorm."),
 )
+GTE = (
+    ("encoder.layer.", "layers."),
+    (".attention.o_proj.", ".self_attn.o_proj."),
+    (".attn_ln.", ".post_attention_layernorm."),
+    (".mlp_ln.", ".post_mlp_layernorm."),
+    ("lm_head.norm.", "lm_head.layer_norm."),
+)
+SPELLINGS: dict[str, tuple[Any, dict[str, list[str]]]] = {
+    "nomic_bert": (NOMIC, {"attn.Wqkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]}),
+    "gte": (
+        GTE,
+        {
+            "attention.qkv_proj": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            "mlp.up_gate_proj": ["mlp.up_proj", "mlp.gate_proj"],
+        },
+    ),
+}
+
+
+def spelled(family: str, state: dict[str, torch.Tensor], prefix: tuple[str, str]) -> list[dict[str, torch.Tensor]]:
+    """A file of either spelling -> as the checkpoints' own code has it, and as transformers' classes have it."""
+    renamed, joined = SPELLINGS[family]
+    apart, own = {}, {}
+    for name, tensor in state.items():
+        for theirs, ours in renamed:
+            name = name.replace(theirs, ours)
+        whole = next((part for part in joined if f".{part}." in name), None)
+        parts = [whole] if whole is None else joined[whole]
+        for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):
+            apart[name if whole is None else name.replace(whole, str(part))] = rows.clone()
+    for name, tensor in apart.items():
+        whole = next((whole for whole, parts in joined.items() if any(f".{part}." in name for part in parts)), None)
+        if whole is not None:
+            first, *others = joined[whole]
+            if f".{first}." not in name:
+                continue
+            tensor = torch.cat([tensor, *(apart[name.replace(first, other)] for other in others)])
+            name = name.replace(first, whole)
+        for theirs, ours in renamed:
+            name = re.sub(rf"^{ours}" if ours == "layers." else re.escape(ours), theirs, name)
+        name = name.replace(f"{prefix[0]}layers.", prefix[0] + renamed[0][0])
+        own[name.replace(*prefix)] = tensor
+    return [own, apart]
+
+
+@pytest.mark.parametrize("head", [MASKED_LM, CLASSIFIER, transformers.AutoModel])
+@pytest.mark.parametrize("family", SPELLINGS)
+def test_both_spellings(family: str, head: Any, tmp_path: Path) -> None:
+    save(head, family, tmp_path / "source")
+    wanted = load_checkpoint(tmp_path / "source").model.state_dict()
+    file = tmp_path / "source" / "model.safetensors"
+    prefix = {"nomic_bert": ("nomic_bert.", "bert."), "gte": ("gte.", "new.")}[family]
+    state = {name.replace("new.", "gte."): tensor for name, tensor in load_file(file).items()}
+    own, apart = spelled(family, state, prefix)
+    assert not own.keys() <= apart.keys()
+    for names in (own, apart):
+        save_file(names, file)
+        found = load_checkpoint(tmp_path / "source").model.state_dict()
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+
+
+def test_nomic_ais_own_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(MASKED_LM, "nomic_bert", tmp_path / "source")
+    expected = load_checkpoint(tmp_path / "source").model.config
+    file = tmp_path / "source" / "config.json"
+    values = json.loads(file.read_text())
+    for new, old in (("hidden_size", "n_embd"), ("num_attention_heads", "n_head"), ("num_hidden_layers", "n_layer")):
+        values[old] = values.pop(new)
+    values |= {"n_inner": values.pop("intermediate_size"), "layer_norm_epsilon": values.pop("layer_norm_eps")}
+    values |= {"activation_function": "swiglu", "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "n_positions": 400}
+    for name in ("rope_parameters", "head_dim", "hidden_act"):
+        values.pop(name, None)
+    file.write_text(json.dumps({**values, "prenorm": False, "rotary_scaling_factor": None}))
+    assert load_checkpoint(tmp_path / "source").model.config == expected.replace(max_position_embeddings=400)
+    file.write_text(json.dumps({**values, "rotary_scaling_factor": 2, "max_trained_positions": 100}))
+    loaded = load_checkpoint(tmp_path / "source")
+    assert loaded.model.config.max_position_embeddings == 100
+    assert any("angles of texts beyond 100 tokens" in note for note in loaded.notes)
+    for key, value in (("rotary_emb_interleaved", True), ("prenorm", True), ("rotary_emb_fraction", 0.5)):
+        file.write_text(json.dumps({**values, key: value}))
+        code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out")
+        assert (code, f"{key} is {value!r}; this encoder can only express" in err) == (1, True), err
+
+
+def test_alibabas_own_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its NTK scaling turns by theta k to the power of the pair's share, and k^(2 / head size) times as slowly."""
+    k, size = 2.0, 8
+    scaled = {"rope_type": "linear", "factor": k ** (2 / size), "rope_theta": 500.0 * k}
+    theirs = save(MASKED_LM, "gte", tmp_path / "source", rope_parameters=scaled, type_vocab_size=0, pad_token_id=0)
+    file = tmp_path / "source" / "config.json"
+    values = json.loads(file.read_text())
+    del values["rope_parameters"]
+    new = {"model_type": "new", "position_embedding_type": "rope", "layer_norm_type": "layer_norm", "pack_qkv": True}
+    ids, mask = long_texts(0)
+    wanted = hidden_states(theirs, ids, mask)
+    settings: list[dict[str, Any]] = [
+        {"rope_parameters": scaled},
+        {**new, "rope_theta": 500.0, "rope_scaling": {"type": "ntk", "factor": k}, "logn_attention_scale": False},
+    ]
+    for more in settings:
+        file.write_text(json.dumps({**values, **more}))
+        ours = load_checkpoint(tmp_path / "source").model
+        assert ours.config.type_vocab_size == 0
+        with torch.no_grad():
+            got = ours(ids, mask).last_hidden_state
+        torch.testing.assert_close(got[mask.bool()], wanted[mask.bool()], atol=1e-4, rtol=1e-4)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"logn_attention_scale": True}, "logn_attention_scale is True; this encoder can only express"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.6}}, "rope_scaling: mixed_b is 0.6"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling: rope_type is 'yarn', which is not"),
+    ]
+    for more, text in refused:
+        file.write_text(json.dumps({**values, **new, **more}))
+        code, err = run_convert(capsys, tmp_path / "source", tmp_path / "out")
+        assert (code, text in err, len(err.strip().splitlines())) == (1, True, 1), err

@@ -45,6 +45,7 @@ ONE_WAY: dict[str, Any] = {
     "modernbert": lambda **more: transformers.ModernBertConfig(
         **{**SIZES, "num_hidden_layers": 4, "max_position_embeddings": 200, "local_attention": 12, **PAD, **more}
     ),
+    "gte": lambda **more: transformers.GteConfig(**{**SIZES, "max_position_embeddings": 200, **more}),
     "nomic_bert": lambda **more: transformers.NomicBertConfig(**{**SIZES, "max_position_embeddings": 200, **more}),
 }
 """Families that `--to dense` does not write; the longest text has 200 tokens or more."""

@@ -88,6 +88,8 @@ class UltraFastBertConfig:
     """Base of the rotary positions' wavelengths."""
     local_rope_theta: float = 10000.0
     """The same in layers with local attention."""
+    rope_scaling_factor: float = 1.0
+    """Rotary positions are divided by it: linear scaling, which stretches a model over longer texts."""
     local_attention: int = 0
     """Tokens of a window in local layers: each sees `local_attention // 2` to either side; 0: no layer is local."""
     global_attn_every_n_layers: int = 3
@@ -182,7 +184,7 @@ class UltraFastBertConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1), not {getattr(self, name)!r}")
-        for name in ("layer_norm_eps", "initializer_range", "rope_theta", "local_rope_theta"):
+        for name in ("layer_norm_eps", "initializer_range", "rope_theta", "local_rope_theta", "rope_scaling_factor"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)!r}")
         if self.hidden_size % self.num_attention_heads:

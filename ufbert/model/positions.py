@@ -83,13 +83,13 @@ def nearby(length: int, distance: int, device: torch.device) -> torch.Tensor:
     return (position[:, None] - position).abs() <= distance
 
 
-def rotation(size: int, theta: float, positions: torch.Tensor) -> torch.Tensor:
+def rotation(size: int, theta: float, factor: float, positions: torch.Tensor) -> torch.Tensor:
     """Cosine and sine of the angles by which heads of `size` numbers turn at `positions` (..., T): (2, ..., T, size).
 
-    Number i turns with number i + size / 2, by theta^(-2 i / size) a position. Source: Su et al. 2021 (RoFormer,
-    arXiv 2104.09864), section 3.2.2; the pairs are those of GPT-NeoX.
+    Number i turns with number i + size / 2, by theta^(-2 i / size) / factor a position. Source: Su et al. 2021
+    (RoFormer, arXiv 2104.09864), section 3.2.2; the pairs are those of GPT-NeoX.
     """
-    frequency = 1.0 / theta ** (torch.arange(0, size, 2, device=positions.device).float() / size)
+    frequency = 1.0 / theta ** (torch.arange(0, size, 2, device=positions.device).float() / size) / factor
     angle = positions[..., None].float() * frequency
     angle = torch.cat((angle, angle), -1)
     return torch.stack((angle.cos(), angle.sin()))
@@ -118,4 +118,5 @@ def rotation_of(config: UltraFastBertConfig, positions: torch.Tensor, *, local: 
     """How a layer turns queries and keys at `positions` (..., T), or None where the model has no rotary positions."""
     if config.position_embedding_type != "rotary":
         return None
-    return rotation(config.head_size, config.local_rope_theta if local else config.rope_theta, positions)
+    theta = config.local_rope_theta if local else config.rope_theta
+    return rotation(config.head_size, theta, config.rope_scaling_factor, positions)

@@ -231,7 +231,7 @@ def finish(
     foreign: ForeignConfig,
 ) -> Reading:
     """Account for every tensor: buffers hold nothing, heads are named, anything in the layers is an error."""
-    left = [n for n in tensors.unread() if not n.endswith(("position_ids", "token_type_ids"))]
+    left = [n for n in tensors.unread() if not n.endswith(("position_ids", "token_type_ids", "inv_freq"))]
     inside = [n for n in left if n.removeprefix(base).startswith(ENCODER_PARTS)]
     if inside:
         raise CheckpointError(f"{tensors.file}: holds {inside[0]}, which this encoder has no place for")

@@ -14,8 +14,10 @@ CLASSES = {
     "CamemBert": "camembert",
     "DistilBert": "distilbert",
     "Electra": "electra",
+    "Gte": "gte",
     "MPNet": "mpnet",
     "ModernBert": "modernbert",
+    "New": "new",
     "NomicBert": "nomic_bert",
     "Roberta": "roberta",
     "XLMRoberta": "xlm-roberta",
@@ -46,6 +48,8 @@ def recognise(config: Mapping[str, Any], names: Collection[str]) -> str | None:
         return "modernbert"
     if any_starts("nomic_bert.", "emb_ln.") or any(".mlp.fc11." in name for name in names):
         return "nomic_bert"
+    if any(".mlp.up_gate_proj." in name for name in names):
+        return "new" if any_starts("new.") else "gte"
     if not any(".attention.self.query." in name for name in names):
         return None
     if any_starts("electra.", "embeddings_project.", "generator_", "discriminator_"):
@@ -143,7 +147,7 @@ FAMILIES = {
     "deberta": RELATIVE,
     "deberta-v2": RELATIVE,
     "esm": ROTARY,
-    "eurobert": f"{ROTARY}, {GATED}",
+    "eurobert": f"{RMS}, {ROTARY}, {GATED}",
     "funnel": RELATIVE,
     "gemma": f"{CAUSAL}, {ROTARY}, {GATED}",
     "gpt2": CAUSAL,
@@ -159,19 +163,23 @@ FAMILIES = {
     "mobilebert": BOTTLENECK,
     "modernbert-decoder": CAUSAL,
     "mt5": f"{RELATIVE}, {GATED}, {DECODER}",
-    "neobert": f"{ROTARY}, {GATED}",
+    "neobert": f"{RMS}, {ROTARY}, {GATED}",
     "opt": CAUSAL,
     "phi": f"{CAUSAL}, {ROTARY}",
     "qwen2": f"{CAUSAL}, {ROTARY}, {GATED}",
     "qwen3": f"{CAUSAL}, {ROTARY}, {GATED}",
-    "roformer": ROTARY,
+    "roformer": f"{ROTARY} that turn neighbouring numbers",
     "squeezebert": CONVOLUTION,
     "t5": f"{RELATIVE}, {DECODER}",
     "xlm-roberta-xl": "norms before the layers",
     "xlnet": RELATIVE,
 }
 # What the reader of a family expresses all the same.
-EXPRESSED = {"modernbert": (ROTARY, GATED, LOCAL), "mpnet": (RELATIVE,), "nomic_bert": (ROTARY, GATED)}
+EXPRESSED = {
+    "mpnet": (RELATIVE,),
+    "modernbert": (ROTARY, GATED, LOCAL),
+    **dict.fromkeys(("gte", "new", "nomic_bert"), (ROTARY, GATED)),
+}
 
 
 def inexpressible(config: Mapping[str, Any], names: Collection[str], family: str) -> list[str]:

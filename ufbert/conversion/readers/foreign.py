@@ -26,7 +26,19 @@ WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 HOLDERS = ("model", "auto_model")
 """The attribute in which Lightning's and sentence-transformers' modules hold a model."""
 PARTS = frozenset(
-    {"bert", "roberta", "distilbert", "electra", "mpnet", "nomic_bert", "embeddings", "encoder", "transformer"}
+    {
+        "bert",
+        "roberta",
+        "distilbert",
+        "electra",
+        "mpnet",
+        "nomic_bert",
+        "gte",
+        "new",
+        "embeddings",
+        "encoder",
+        "transformer",
+    }
 )
 """First words of names that mean something to a reader."""
 

@@ -14,7 +14,7 @@ from ufbert.model.config import UltraFastBertConfig
 
 from .bert_family import ACTIVATIONS, ClassifierNames, HeadNames, read_heads_with
 from .foreign import ForeignConfig, ForeignTensors, Reading
-from .rotary import Names, NamesOfTransformers, has_biases, read_gated_encoder, theta
+from .rotary import Names, NamesOfTransformers, angles, has_biases, read_gated_encoder
 
 __all__ = ["read"]
 
@@ -78,7 +78,7 @@ def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
         "embedding_norm": True,
         "final_norm": False,
         "position_embedding_type": "rotary",
-        "rope_theta": theta(config.section("rope_parameters"), config.number("rotary_emb_base", 1000.0)),
+        **angles(config, config.number("rotary_emb_base", 1000.0), hidden // heads),
         "type_vocab_size": config.integer("type_vocab_size", 2),
         "use_bias": has_biases(tensors),
         "hidden_dropout_prob": config.number(key("hidden_dropout_prob", "resid_pdrop"), 0.0),

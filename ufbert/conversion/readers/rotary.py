@@ -1,6 +1,6 @@
 """What the readers of encoders with rotary positions share: the angles, and post-norm layers with gates.
 
-NomicBERT and gte are that, under the names of transformers' own classes or those of the code beside the checkpoints.
+These NomicBERT and gte have, by the names of transformers' own classes or those of the code beside the checkpoints.
 """
 
 from __future__ import annotations
@@ -16,15 +16,42 @@ from ufbert.model.config import UltraFastBertConfig
 from .bert_family import WORD_EMBEDDINGS, copy_linear, copy_norm
 from .foreign import ForeignConfig, ForeignTensors
 
-__all__ = ["Names", "NamesOfTransformers", "has_biases", "read_gated_encoder", "theta"]
+__all__ = ["Names", "NamesOfTransformers", "angles", "has_biases", "read_gated_encoder", "theta"]
 
 
 def theta(parameters: ForeignConfig, default: float) -> float:
     """`rope_theta` out of `rope_parameters`, or an object like it. Raises `CheckpointError` for scaled angles."""
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind != "default":
-        raise CheckpointError(f"{parameters.where}: rope_type is {kind!r}; only default angles can be expressed")
+    kind = _kind(parameters)
+    if kind not in (None, "default"):
+        raise CheckpointError(f"{parameters.where}: rope_type is {kind!r}, which is not supported; supported: default")
     return parameters.number("rope_theta", default)
+
+
+def angles(config: ForeignConfig, default: float, head_size: int) -> dict[str, float]:
+    """Our `rope_theta` and `rope_scaling_factor` for `rope_parameters`, or `rope_scaling` beside `rope_theta`.
+
+    gte's fixed NTK scaling by k is a theta of k times as much and positions divided by k^(2 / head size). Source:
+    Alibaba-NLP/new-impl, modeling.py. Raises `CheckpointError` for other scalings.
+    """
+    scaling = next((s for name in ("rope_parameters", "rope_scaling") if _kind(s := config.section(name))), None)
+    base = config.section("rope_parameters").number("rope_theta", config.number("rope_theta", default))
+    if scaling is None or (kind := _kind(scaling)) == "default":
+        return {"rope_theta": base, "rope_scaling_factor": 1.0}
+    scaling.require("mixed_b", None)
+    if kind == "linear":
+        return {"rope_theta": base, "rope_scaling_factor": scaling.number("factor")}
+    if kind == "ntk":
+        factor = scaling.number("factor")
+        return {"rope_theta": base * factor, "rope_scaling_factor": factor ** (2 / head_size)}
+    raise CheckpointError(
+        f"{scaling.where}: rope_type is {kind!r}, which is not supported; supported: default, linear, ntk"
+    )
+
+
+def _kind(parameters: ForeignConfig) -> str | None:
+    """The name of a scaling by either key; None where the object is empty."""
+    kind = parameters.get("rope_type", parameters.get("type"))
+    return str(kind) if kind is not None else ("default" if parameters.values else None)
 
 
 @dataclass(frozen=True)
