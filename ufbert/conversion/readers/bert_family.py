@@ -250,7 +250,7 @@ def finish(
     wanted = [n for n in named if "For" in n]
     if not heads and wanted and kept not in (MASKED_LM, CLASSIFIER):
         notes.append(f"config.json names {wanted[0]}, but the file holds no such head: the result is the encoder alone")
-    return Reading(config, state, notes, heads)
+    return Reading(config, state, notes, heads, stretches=config.position_embedding_type == "rotary")
 
 
 def read_model(

@@ -98,6 +98,8 @@ def load_checkpoint(
                 f"{tensors.file}: holds a head that cannot be expressed: {_listed(reading.left_heads)}; give "
                 "--drop-head to take the encoder alone"
             )
+        if reading.stretches and (embedder.max_seq_length or 0) > reading.config.max_position_embeddings:
+            reading.config = reading.config.replace(max_position_embeddings=embedder.max_seq_length)
         if drop_head:
             reading = reading.encoder_alone()
         elif CLASSIFIER in reading.config.architectures:

@@ -53,12 +53,14 @@ class Reading:
     """One line for each thing that was left behind or that the user should know."""
     left_heads: list[str] = field(default_factory=list)
     """The tensors of a head that `config` cannot express."""
+    stretches: bool = False
+    """Whether texts longer than the config's positions are computed alike, as of rotary positions."""
 
     def encoder_alone(self) -> Reading:
         """The same without any head."""
         config = encoder_config(self.config)
         state = {name: tensor for name, tensor in self.state.items() if name.startswith("encoder.")}
-        return Reading(config, state, self.notes)
+        return Reading(config, state, self.notes, stretches=self.stretches)
 
 
 def encoder_config(config: UltraFastBertConfig) -> UltraFastBertConfig:

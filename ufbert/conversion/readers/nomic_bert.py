@@ -95,6 +95,7 @@ def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
 
     reading = read_heads_with(config, tensors, values, base, read_encoder, head, classifier)
     if scaled:
+        reading.stretches = False
         reading.notes.append(
             f"rotary_scaling_factor changes the angles of texts beyond {positions} tokens, which cannot be expressed: "
             "the result takes none longer"
