@@ -118,6 +118,22 @@ def test_transformers_classes_of_ours_compute_it_and_train(family: str, tmp_path
         torch.testing.assert_close(loaded(ids, mask).logits, got)
 
 
+@pytest.mark.parametrize("family", ["modernbert", "gte"])
+def test_rotary_positions_may_be_given(family: str, tmp_path: Path) -> None:
+    import ufbert.hf  # noqa: F401
+
+    theirs = save(transformers.AutoModel, family, tmp_path / "source")
+    convert_checkpoint(ConversionRequest(tmp_path / "source", tmp_path / "ours"))
+    ours = transformers.AutoModel.from_pretrained(tmp_path / "ours").eval()
+    ids = torch.randint(5, 60, (2, 30))
+    positions = torch.stack([torch.arange(30) * 2, torch.randperm(30)])
+    with torch.no_grad():
+        wanted = theirs(ids, position_ids=positions).last_hidden_state
+        got = ours(ids, position_ids=positions).last_hidden_state
+        assert not torch.allclose(ours(ids).last_hidden_state, got, atol=1e-2)
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("family", ONE_WAY)

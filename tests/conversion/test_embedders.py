@@ -21,6 +21,7 @@ from ufbert.checkpoint.embedder import Dense, Embedder, LayerNorm, Normalize
 from ufbert.checkpoint.embedder_files import write_embedder
 from ufbert.checkpoint.poolings import FLAGS, POOLINGS
 from ufbert.checkpoint.sentence_transformers import SETTINGS, read_embedder
+from ufbert.checkpoint.tokenizer import load_tokenizer, save_tokenizer
 from ufbert.commands.app import main
 from ufbert.model.pooling import pool, pool_by_length
 
@@ -528,8 +529,7 @@ def test_embedders_of_other_families(family: str, plain: Path, tmp_path: Path, c
     )
     torch.manual_seed(0)
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "source")
-    for name in ("vocab.txt", "tokenizer_config.json"):
-        shutil.copy(plain / name, tmp_path / "source")
+    save_tokenizer(load_tokenizer(plain), tmp_path / "source", 512, token_types=False)
     declare(tmp_path / "source", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("Normalize",))
     write(tmp_path / "source" / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
     texts = [*TEXTS, " ".join([*WORDS, *WORDS[::-1], *WORDS])]
@@ -538,7 +538,7 @@ def test_embedders_of_other_families(family: str, plain: Path, tmp_path: Path, c
     wanted = original.encode(texts)
     code, err = run_convert(capsys, tmp_path / "source", tmp_path / "ours")
     assert code == 0, err
-    ours = Pipeline(tmp_path / "ours", task="embed", precision="float32")(texts)
-    np.testing.assert_allclose(np.stack(ours), wanted, atol=1e-4)
+    ours, _ = embed(capsys, tmp_path / "ours", texts)
+    np.testing.assert_allclose(ours, wanted, atol=1e-4)
     again = library.SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(texts)
     np.testing.assert_allclose(again, wanted, atol=1e-4)
