@@ -110,9 +110,7 @@ def test_bad_sources_are_one_line(
         str(tmp_path / "pointer-tokenizer"): "tokenizer.json: git has left a pointer here in place of the file",
         "./absent": "no such folder",
         str(tmp_path / "empty"): "is not a checkpoint",
-        str(
-            tmp_path / "strange"
-        ): "the family 't5' has what this encoder cannot express: relative positions, a decoder",
+        str(tmp_path / "strange"): "the family 't5' cannot be read exactly, as it has relative positions, a decoder",
         str(tmp_path / "damaged"): "damaged or not a safetensors file",
         str(tmp_path / "bare"): "holds no weights; expected model.safetensors or pytorch_model.bin",
         str(tmp_path / "file.safetensors"): "is a file; give the checkpoint's folder",

@@ -89,12 +89,13 @@ def test_training_finds_the_routing_that_the_hard_gradient_misses() -> None:
     assert losses[StraightThroughFFF] < 0.6 * losses[FFF], losses
 
 
-def dense_layer(neurons: int) -> tuple[Layer, DenseFeedforward]:
+def dense_layer(neurons: int, *, gated: bool = False) -> tuple[Layer, DenseFeedforward]:
     config = UltraFastBertConfig(
         hidden_size=HIDDEN,
         num_attention_heads=2,
         feedforward="dense",
         intermediate_size=neurons,
+        is_gated_act=gated,
         use_bias=True,
         norm_position="post",
         final_norm=False,
@@ -113,7 +114,7 @@ def test_every_node_is_a_dense_neuron_and_the_path_has_no_neuron_twice() -> None
     _, dense = dense_layer(40)
     layer = FFF(HIDDEN, 3, 3, output_bias=True)
     x = torch.randn(2000, HIDDEN)
-    place_neurons(layer, dense, "gelu", x)
+    place_neurons(layer, dense, x)
     same = (layer.w_in[:, :, None] == dense.linear_in.weight).all(3)  # (P, N, I)
     assert bool(same.any(2).all())
     neurons = same.int().argmax(2)  # (P, N)
@@ -127,6 +128,24 @@ def test_every_node_is_a_dense_neuron_and_the_path_has_no_neuron_twice() -> None
         assert len(set(neurons[tree, path].tolist())) == len(path)
 
 
+def test_of_a_gated_neuron_a_node_takes_the_gate_and_what_it_says_of_the_product() -> None:
+    _, dense = dense_layer(40, gated=True)
+    layer = FFF(HIDDEN, 3, 3, output_bias=True)
+    x = torch.randn(2000, HIDDEN) + 1.0
+    place_neurons(layer, dense, x)
+    gates = dense.linear_in.weight[:40]
+    same = (layer.w_in[:, :, None] == gates).all(3)  # (P, N, I)
+    assert bool(same.any(2).all())
+    neurons = same.int().argmax(2)
+    torch.testing.assert_close(layer.b_in, dense.linear_in.bias[:40][neurons])
+    product, alone = dense.activations(x), torch.nn.functional.gelu(dense.linear_in(x)[:, :40])
+    for tree, node in itertools.product(range(3), range(15)):
+        neuron = neurons[tree, node]
+        share = torch.linalg.lstsq(alone[:, neuron, None], product[:, neuron, None]).solution
+        expected = share[0] * dense.linear_out.weight[:, neuron]
+        torch.testing.assert_close(layer.w_out[tree, node], expected, rtol=1e-3, atol=1e-4)
+
+
 def test_initialisation_beats_random_neurons_and_regression_improves_on_it() -> None:
     teacher, dense = dense_layer(48)
     x = torch.randn(6000, HIDDEN) @ torch.randn(HIDDEN, HIDDEN) * 0.3
@@ -135,7 +154,7 @@ def test_initialisation_beats_random_neurons_and_regression_improves_on_it() -> 
     train, held_out = LayerSample(x[:5000], y[:5000]), LayerSample(x[5000:], y[5000:])
     mean = train.y.mean(0)
     considered, arbitrary = (FFF(HIDDEN, 4, 2, output_bias=True) for _ in range(2))
-    initialize_trees(considered, dense, "gelu", train.x, train.y)
+    initialize_trees(considered, dense, train.x, train.y)
     with torch.no_grad():
         chosen = torch.randperm(48)[:28].view(4, 7)
         arbitrary.w_in.copy_(dense.linear_in.weight[chosen])
@@ -152,7 +171,7 @@ def test_a_layer_with_room_for_all_neurons_is_exact() -> None:
     with torch.no_grad():
         y = dense(x)
     layer = FFF(HIDDEN, 24, 0, output_bias=True)
-    initialize_trees(layer, dense, "gelu", x, y)
+    initialize_trees(layer, dense, x, y)
     assert relative_error(layer, teacher, LayerSample(x, y), y.mean(0)) < 1e-2
 
 
@@ -162,7 +181,7 @@ def test_shared_neurons_that_are_all_there_are_make_the_layer_exact() -> None:
     with torch.no_grad():
         y = dense(x)
     layer = FFF(HIDDEN, 1, 0, shared_neurons=24, output_bias=True)
-    initialize_trees(layer, dense, "gelu", x, y)
+    initialize_trees(layer, dense, x, y)
     assert relative_error(layer, teacher, LayerSample(x, y), y.mean(0)) < 1e-2
 
 
@@ -182,7 +201,7 @@ def test_shared_neurons_are_those_that_explain_the_output_and_trees_add_to_them(
     errors = []
     for trees, shared in ((1, 8), (4, 0), (4, 8)):
         layer = FFF(HIDDEN, trees, 2, shared_neurons=shared, output_bias=True)
-        initialize_trees(layer, dense, "gelu", x[:5000], y[:5000])
+        initialize_trees(layer, dense, x[:5000], y[:5000])
         errors.append(relative_error(layer, teacher, LayerSample(x[5000:], y[5000:]), y.mean(0)))
     assert errors[2] < 0.9 * min(errors[:2]), errors
 

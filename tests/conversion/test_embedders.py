@@ -21,6 +21,7 @@ from ufbert.checkpoint.embedder import Dense, Embedder, LayerNorm, Normalize
 from ufbert.checkpoint.embedder_files import write_embedder
 from ufbert.checkpoint.poolings import FLAGS, POOLINGS
 from ufbert.checkpoint.sentence_transformers import SETTINGS, read_embedder
+from ufbert.checkpoint.tokenizer import load_tokenizer, save_tokenizer
 from ufbert.commands.app import main
 from ufbert.model.pooling import pool, pool_by_length
 
@@ -504,3 +505,40 @@ def test_onnx_folder_holds_the_embedder(
     config = transformers.AutoConfig.from_pretrained(tmp_path / "onnx")
     assert (config.model_type, config.hidden_size, config.architectures) == ("bert", HIDDEN, ["BertModel"])
     assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "onnx")) == config.vocab_size
+
+
+KIN: dict[str, tuple[str, int]] = {
+    "bert": ("BertConfig", 30),  # BGE
+    "mpnet": ("MPNetConfig", 38),
+    "modernbert": ("ModernBertConfig", 50),
+    "nomic_bert": ("NomicBertConfig", 50),
+    "gte": ("GteConfig", 35),
+}
+"""Families, and the longest text that their embedder names: rotary positions go beyond the model's 40."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", KIN)
+def test_embedders_of_other_families(family: str, plain: Path, tmp_path: Path, capsys: Capture) -> None:
+    kind, longest = KIN[family]
+    entries = len((plain / "vocab.txt").read_text().split())
+    special = {"pad_token_id": 1 if family == "mpnet" else 0, "bos_token_id": 2, "eos_token_id": 3}
+    config = getattr(transformers, kind)(
+        **{"vocab_size": entries, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, **special},
+        **{"intermediate_size": 48, "max_position_embeddings": 40, "initializer_range": 0.2},
+    )
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "source")
+    save_tokenizer(load_tokenizer(plain), tmp_path / "source", 512, token_types=False)
+    declare(tmp_path / "source", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("Normalize",))
+    write(tmp_path / "source" / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+    texts = [*TEXTS, " ".join([*WORDS, *WORDS[::-1], *WORDS])]
+    original = library.SentenceTransformer(str(tmp_path / "source"), device="cpu")
+    assert original.tokenize(texts[-1:])["input_ids"].shape[1] == longest
+    wanted = original.encode(texts)
+    code, err = run_convert(capsys, tmp_path / "source", tmp_path / "ours")
+    assert code == 0, err
+    ours, _ = embed(capsys, tmp_path / "ours", texts)
+    np.testing.assert_allclose(ours, wanted, atol=1e-4)
+    again = library.SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(texts)
+    np.testing.assert_allclose(again, wanted, atol=1e-4)

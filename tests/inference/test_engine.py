@@ -29,6 +29,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "alibi": {"alibi": True, "num_attention_heads": 2},
     "grouped": {"num_attention_heads": 4, "num_key_value_heads": 2, "use_bias": True},
     "grouped-alibi": {"num_attention_heads": 4, "num_key_value_heads": 1, "alibi": True},
+    "relative": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "alibi": True},
+    "grouped-relative": {"num_attention_heads": 4, "num_key_value_heads": 2, "relative_attention_num_buckets": 4},
+    "rotary": {"position_embedding_type": "rotary", "rope_theta": 100.0},
+    "local": {
+        "num_hidden_layers": 3, "position_embedding_type": "rotary", "local_rope_theta": 50.0, "local_attention": 5,
+        "feedforward": "dense", "is_gated_act": True, "skip_first_prenorm": True, "norm_bias": False,
+    },
+    "grouped-local": {
+        "num_attention_heads": 4, "num_key_value_heads": 2, "local_attention": 6, "position_embedding_type": "rotary",
+        "global_attn_every_n_layers": 2, "num_hidden_layers": 2,
+    },
+    "local-biased": {
+        "num_attention_heads": 4, "num_key_value_heads": 2, "local_attention": 6, "alibi": True,
+        "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6,
+    },
     "shared": {"shared_neurons": 12, "use_bias": True, "norm_position": "post", "final_norm": False},
     "relu": {"feedforward": "dense", "hidden_act": "relu", "use_bias": True, "norm_position": "post"},
 }  # fmt: skip
@@ -69,6 +84,20 @@ def test_float32_is_the_encoder(tiny_config: UltraFastBertConfig, variant: str, 
     assert result.dtype == torch.float32
     torch.testing.assert_close(result[mask.bool()], expected[mask.bool()], rtol=1e-4, atol=1e-5)
     assert not result[~mask.bool()].any()
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_local_attention_goes_by_pieces(tiny_config: UltraFastBertConfig, biased: bool) -> None:
+    more: dict[str, Any] = {"alibi": True, "num_key_value_heads": 1} if biased else {}
+    config = tiny_config.replace(num_attention_heads=2, max_position_embeddings=300, **more)
+    model = make(config, local_attention=30, num_hidden_layers=2, feedforward="dense", position_embedding_type="rotary")
+    ids, mask, _ = batch([290, 290, 129, 20])
+    with torch.inference_mode():
+        expected = model.encode(ids, mask)
+        result = packed(model, "float32").encode(ids, mask)
+        rounded = packed(model, "bfloat16").encode(ids, mask)
+    torch.testing.assert_close(result[mask.bool()], expected[mask.bool()], rtol=1e-4, atol=1e-5)
+    assert torch.cosine_similarity(rounded, expected, dim=-1)[mask.bool()].min() > 0.995
 
 
 @pytest.mark.usefixtures("steady_products")

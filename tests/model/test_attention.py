@@ -11,9 +11,9 @@ from ufbert.model.attention import (
     SelfAttention,
     _attend_by_products,
     _products_are_faster,
-    alibi_bias,
 )
 from ufbert.model.config import UltraFastBertConfig
+from ufbert.model.positions import alibi_bias
 
 
 def operands(dtype: torch.dtype) -> list[torch.Tensor]:

@@ -44,7 +44,7 @@ class Apart(nn.Module):
         self.root = {name: getattr(layer, name).detach()[:, :1].clone() for name in self.share}
 
     def rows(self, name: str) -> torch.Tensor:
-        rows = self.common[name][:, self.level] + self.share[name] * self.own[name]
+        rows: torch.Tensor = self.common[name][:, self.level] + self.share[name] * self.own[name]
         return rows + F.pad(self.root[name].transpose(1, -1), (0, rows.shape[1] - 1)).transpose(1, -1)
 
 
@@ -65,7 +65,8 @@ def test_a_step_is_one_of_what_levels_share_and_one_of_each_nodes_own(trees: int
         (layer(x) * target).sum().backward()
         optimizer.step()
         separate.zero_grad()
-        (cmm(x, *(apart.rows(name) for name in ("w_in", "b_in", "w_out")), "reference") * target).sum().backward()
+        y = cmm(x, apart.rows("w_in"), apart.rows("b_in"), apart.rows("w_out"), "reference")
+        (y * target).sum().backward()
         separate.step()
     for name in ("w_in", "b_in", "w_out"):
         torch.testing.assert_close(getattr(layer, name), apart.rows(name))

@@ -126,9 +126,10 @@ class UltraFastBertModel(UltraFastBertPreTrainedModel):
         """input_ids, attention_mask (1 = token, 0 = padding), token_type_ids (B, T) -> last_hidden_state (B, T, H).
 
         `inputs_embeds` (B, T, H) stand for the word embeddings in place of `input_ids`; `position_ids` (B, T) or
-        (1, T) are rows of the position table. `hidden_states` are the embeddings and each layer's result, the last
-        one after the final norm. Raises `DataError` when T exceeds `max_position_embeddings` and unless one of
-        `input_ids` and `inputs_embeds` is given, `ConfigError` for `output_attentions`.
+        (1, T) are rows of the position table, or what rotary positions turn by. `hidden_states` are the embeddings and
+        each layer's result, the last one after the final norm. Raises `DataError` when T exceeds
+        `max_position_embeddings` and unless one of `input_ids` and `inputs_embeds` is given, `ConfigError` for
+        `output_attentions`.
         """
         hidden, states = self._encode(
             input_ids,

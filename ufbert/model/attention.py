@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import UltraFastBertConfig
+from .positions import alibi_bias, rotate
 
-__all__ = ["SelfAttention", "alibi_bias", "join_heads", "split_heads"]
+__all__ = ["SelfAttention", "join_heads", "split_heads"]
 
 
 class SelfAttention(nn.Module):
@@ -28,13 +29,24 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, config.query_key_value_width, bias=config.use_bias)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """x (B, T, H); mask (B, 1, 1, T), True where a position may be attended to, or None for all."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        bias: torch.Tensor | None = None,
+        rotation: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x (B, T, H) -> (B, T, H); the others are the parts of a `View`, None for no mask, no bias, no rotation."""
         batch, length, hidden = x.shape
-        query, key, value = split_heads(self.qkv(x), batch, self.heads, self.key_value_heads)
+        query, key, value = split_heads(self.qkv(x), batch, self.heads, self.key_value_heads, rotation)
         dropout = self.dropout if self.training else 0.0
         if self.alibi:
-            bias = alibi_bias(self.heads, length, query.dtype, query.device).view(self.key_value_heads, -1, length)
+            own = alibi_bias(self.heads, length, query.dtype, query.device)
+            bias = own if bias is None else bias + own
+        if mask is not None and mask.shape[-2] != 1 and self.heads != self.key_value_heads:
+            mask = torch.cat([mask] * (self.heads // self.key_value_heads), -2)
+        if bias is not None:
+            bias = bias.to(query.dtype).reshape(self.key_value_heads, -1, length)
             mask = bias if mask is None else torch.where(mask, bias, torch.finfo(bias.dtype).min)
         attend = _attend_by_products if _products_are_faster(query) else F.scaled_dot_product_attention
         context = attend(query, key, value, attn_mask=mask, dropout_p=dropout)
@@ -43,7 +55,7 @@ class SelfAttention(nn.Module):
 
 
 def split_heads(
-    qkv: torch.Tensor, batch: int, heads: int, key_value_heads: int
+    qkv: torch.Tensor, batch: int, heads: int, key_value_heads: int, rotation: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """qkv, B texts of T tokens, -> query (B, G, heads / G * T, size), key and value (B, G, T, size), G key-value heads.
 
@@ -52,6 +64,8 @@ def split_heads(
     size = qkv.shape[-1] // (heads + 2 * key_value_heads)
     every = qkv.view(batch, -1, heads + 2 * key_value_heads, size).transpose(1, 2)  # (B, all heads, T, size)
     query, key, value = every.split((heads, key_value_heads, key_value_heads), 1)
+    if rotation is not None:
+        query, key = rotate(query, rotation), rotate(key, rotation)
     if heads != key_value_heads:
         query = query.reshape(batch, key_value_heads, -1, size)
     return query, key, value
@@ -61,20 +75,6 @@ def join_heads(context: torch.Tensor, length: int) -> torch.Tensor:
     """context (B, G, heads / G * T, size), as `split_heads` has queries, T being `length`, -> (B * T, heads * size)."""
     batch, _, _, size = context.shape
     return context.reshape(batch, -1, length, size).transpose(1, 2).reshape(batch * length, -1)
-
-
-def alibi_bias(heads: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """What is added to the scores of each head, (heads, T, T): -2^(-8 h / heads) times the distance, h from 0.
-
-    The first heads so begin near their own token, the last ones everywhere. Source: Press, Smith & Lewis 2022
-    (arXiv 2108.12409), section 3; here in both directions, and h from 0 where the paper begins at 1, since the steepest
-    of few heads is what a short training learns by: 4 layers of 128 with 4 heads stand at 5.70 nats after a million
-    tokens where that has a slope of 1, at 5.99 with 1/4, and without any at 6.12 after 1.2 million.
-    """
-    slopes = torch.exp2(torch.arange(heads, device=device) * (-8.0 / heads))
-    position = torch.arange(length, device=device)
-    distance = (position[:, None] - position).abs()
-    return (-slopes[:, None, None] * distance).to(dtype)
 
 
 # Measured up to 512 tokens; beyond that the (T, T) weights cost more memory than a CPU's caches hold.

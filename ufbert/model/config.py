@@ -2,7 +2,7 @@
 
 Field names are Hugging Face's where Hugging Face has one. The defaults are the paper's crammed 1x11
 UltraFastBERT (16 layers of 768, vocabulary 32,768); the switches below `feedforward` let the same encoder
-express BERT, RoBERTa, DistilBERT, ELECTRA and MiniLM checkpoints exactly.
+express the families that docs/conversion.md lists exactly.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "feedforward": ("fff", "dense", "none"),
     "hidden_act": ("gelu", "gelu_new", "relu", "silu"),
     "norm_position": ("pre", "post"),
-    "position_embedding_type": ("scaled-sinusoidal", "absolute"),
+    "position_embedding_type": ("scaled-sinusoidal", "absolute", "rotary"),
     "head_act": ("gelu", "gelu_new", "relu", "silu"),
     "classifier_pooling": ("first", "mean"),
-    "classifier_act": ("tanh", "relu", "gelu"),
+    "classifier_act": ("tanh", "relu", "gelu", "gelu_new", "silu"),
     "score_activation": ("identity", "sigmoid", "tanh", "relu", "softmax"),
     "problem_type": ("single_label_classification", "multi_label_classification", "regression"),
 }
@@ -67,21 +67,41 @@ class UltraFastBertConfig:
     """Neurons of a dense feedforward layer; ignored otherwise."""
     hidden_act: str = "gelu"
     """Activation of dense feedforward layers and the prediction head; `fff` always uses exact GELU."""
+    is_gated_act: bool = False
+    """Dense feedforward layers multiply each neuron's activation with a second product of the input (GLU)."""
 
     layer_norm_eps: float = 1e-12
     """Epsilon of every LayerNorm."""
+    norm_bias: bool = True
+    """A shift in every LayerNorm, beside the scale."""
     norm_position: str = "pre"
     """`pre` (crammed BERT) or `post` (original BERT)."""
+    skip_first_prenorm: bool = False
+    """No norm before the first layer's attention, as the embeddings have just been normed; `pre` alone."""
     embedding_norm: bool = True
     """LayerNorm after the sum of the embeddings."""
     final_norm: bool = True
     """LayerNorm after the last layer; a post-norm model has none."""
     position_embedding_type: str = "scaled-sinusoidal"
-    """`scaled-sinusoidal` (fixed, one learned scale) or `absolute` (a learned table)."""
+    """`scaled-sinusoidal` (fixed, one learned scale), `absolute` (a learned table) or `rotary` (in attention alone)."""
+    rope_theta: float = 10000.0
+    """Base of the rotary positions' wavelengths."""
+    local_rope_theta: float = 10000.0
+    """The same in layers with local attention."""
+    rope_scaling_factor: float = 1.0
+    """Rotary positions are divided by it: linear scaling, which stretches a model over longer texts."""
+    local_attention: int = 0
+    """Tokens of a window in local layers: each sees `local_attention // 2` to either side; 0: no layer is local."""
+    global_attn_every_n_layers: int = 3
+    """Of so many layers the first sees the whole text, where `local_attention` makes the others local."""
     position_offset: int = 0
     """First row of the learned table in use. RoBERTa starts at `pad_token_id + 1` and skips padding."""
     alibi: bool = False
     """Attention scores fall with the distance of the tokens, beside the position embedding: ALiBi's slopes."""
+    relative_attention_num_buckets: int = 0
+    """Buckets of the distance of two tokens, each with a learned bias of every head's scores (T5's); 0 for none."""
+    relative_attention_max_distance: int = 128
+    """Distance in tokens from which on all share the last bucket."""
     type_vocab_size: int = 0
     """Token types; 0 for none."""
     use_bias: bool = False
@@ -109,7 +129,11 @@ class UltraFastBertConfig:
     classifier_hidden_size: int = 1024
     """Width of the head's dense layer."""
     classifier_act: str = "tanh"
-    """Activation of the head's dense layer: `tanh` (BERT, RoBERTa), `relu` (DistilBERT) or `gelu` (ELECTRA)."""
+    """Activation of the head's dense layer: `tanh` (BERT, RoBERTa), `relu` (DistilBERT), `gelu` (ELECTRA), ..."""
+    tagger_transform: bool = False
+    """Dense, activation (`head_act`) and LayerNorm before the tags' scores, as in ModernBERT's token classifiers."""
+    classifier_norm: bool = False
+    """LayerNorm between that activation and the dropout, as in ModernBERT's head."""
     classifier_dropout: float = 0.1
     """Dropout between the head's dense layer and the scores."""
     num_labels: int = 2
@@ -144,6 +168,9 @@ class UltraFastBertConfig:
             ("num_hidden_layers", 0),
             ("num_attention_heads", 1),
             *([] if self.num_key_value_heads is None else [("num_key_value_heads", 1)]),
+            ("local_attention", 0),
+            ("global_attn_every_n_layers", 1),
+            ("relative_attention_num_buckets", 4 if self.relative_attention_num_buckets else 0),
             ("max_position_embeddings", 1),
             ("shared_neurons", 0),
             ("intermediate_size", 1),
@@ -159,7 +186,7 @@ class UltraFastBertConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1), not {getattr(self, name)!r}")
-        for name in ("layer_norm_eps", "initializer_range"):
+        for name in ("layer_norm_eps", "initializer_range", "rope_theta", "local_rope_theta", "rope_scaling_factor"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)!r}")
         if self.hidden_size % self.num_attention_heads:
@@ -171,6 +198,16 @@ class UltraFastBertConfig:
                 f"num_key_value_heads ({self.num_key_value_heads}) must divide "
                 f"num_attention_heads ({self.num_attention_heads})"
             )
+        if self.position_embedding_type == "rotary" and self.head_size % 2:
+            raise ConfigError(f"rotary positions turn pairs, and a head has {self.head_size} numbers: make it even")
+        if self.skip_first_prenorm and self.norm_position == "post":
+            raise ConfigError("skip_first_prenorm leaves a norm out that norm_position = 'post' does not have")
+        exact = self.relative_attention_num_buckets // 4
+        if self.relative_attention_max_distance <= exact:
+            raise ConfigError(
+                f"relative_attention_max_distance ({self.relative_attention_max_distance}) must be above the {exact} "
+                "distances that have a bucket of their own"
+            )
         if self.feedforward == "fff":
             check_shape(self.hidden_size, self.trees, self.depth)
 
@@ -180,10 +217,18 @@ class UltraFastBertConfig:
         return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
 
     @property
+    def head_size(self) -> int:
+        """Numbers of one head's query, key or value."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def query_key_value_width(self) -> int:
         """Numbers that a token's query, key and value have together."""
-        size = self.hidden_size // self.num_attention_heads
-        return self.hidden_size + 2 * self.key_value_heads * size
+        return self.hidden_size + 2 * self.key_value_heads * self.head_size
+
+    def is_local(self, layer: int) -> bool:
+        """Whether the attention of that layer, counted from 0, sees a window only."""
+        return self.local_attention > 0 and layer % self.global_attn_every_n_layers > 0
 
     @property
     def embedding_width(self) -> int:

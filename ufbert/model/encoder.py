@@ -1,4 +1,4 @@
-"""The encoder: the paper's crammed BERT, and by its switches BERT, RoBERTa, DistilBERT, ELECTRA and MiniLM.
+"""The encoder: the paper's crammed BERT, and by its switches BERT and the families of its kind.
 
 Pre-norm: x + attention(norm(x)), then x + feedforward(norm(x)), and one norm at the end.
 Post-norm: norm(x + attention(x)), then norm(x + feedforward(x)).
@@ -20,9 +20,10 @@ from ufbert.errors import DataError
 from .attention import SelfAttention
 from .config import UltraFastBertConfig
 from .fff import FFF
+from .positions import View, nearby, relative_bias, rotation_of, sinusoids
 from .pretrained import PretrainedModel
 
-__all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel", "set_dropout"]
+__all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel", "layer_norm", "set_dropout"]
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,
@@ -40,17 +41,9 @@ class EncoderOutput:
     last_hidden_state: torch.Tensor
 
 
-def sinusoids(length: int, hidden_size: int) -> torch.Tensor:
-    """Fixed position table (length, hidden_size): sine in the even columns, cosine in the odd ones.
-
-    Source: Vaswani et al. 2017, section 3.5.
-    """
-    position = torch.arange(length, dtype=torch.float32)[:, None]
-    frequency = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10000.0) / hidden_size))
-    table = torch.zeros(length, hidden_size)
-    table[:, 0::2] = torch.sin(position * frequency)
-    table[:, 1::2] = torch.cos(position * frequency[: hidden_size // 2])
-    return table
+def layer_norm(config: UltraFastBertConfig, width: int) -> nn.LayerNorm:
+    """A LayerNorm of `width` numbers, as all of a model's are."""
+    return nn.LayerNorm(width, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
 class Embeddings(nn.Module):
@@ -66,12 +59,12 @@ class Embeddings(nn.Module):
         if config.position_embedding_type == "scaled-sinusoidal":
             self.register_buffer("positions", torch.empty(config.max_position_embeddings, width), False)
             self.position_scale = nn.Parameter(torch.tensor([1.0 / math.sqrt(width)]))
-        else:
+        elif config.position_embedding_type == "absolute":
             rows = config.max_position_embeddings + config.position_offset
             self.position = nn.Embedding(rows, width)
         if config.type_vocab_size:
             self.token_type = nn.Embedding(config.type_vocab_size, width)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.embedding_norm else None
+        self.norm = layer_norm(config, width) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.projection = None if config.embedding_size is None else nn.Linear(width, config.hidden_size)
         if not self.word.weight.is_meta:  # a checkpoint's reader fills them once the weights are there
@@ -93,7 +86,8 @@ class Embeddings(nn.Module):
         """input_ids and token_type_ids (B, T) -> (B, T, H).
 
         `inputs_embeds` (B, T, E), where E is H unless there is a projection, stand for the word embeddings if there
-        are no `input_ids`; `position_ids` (B, T) or (1, T) are rows of the position table, else they are counted.
+        are no `input_ids`; `position_ids` (B, T) or (1, T) are rows of the position table, else they are counted;
+        rotary positions are the layers' own matter.
         """
         if inputs_embeds is not None:
             x = inputs_embeds
@@ -103,6 +97,8 @@ class Embeddings(nn.Module):
         length, offset = x.shape[1], self.config.position_offset
         if self.config.position_embedding_type == "scaled-sinusoidal":
             x = x + self.position_scale * self.positions[slice(length) if position_ids is None else position_ids]
+        elif self.config.position_embedding_type == "rotary":
+            pass  # attention turns by them
         elif position_ids is not None:
             x = x + self.position(position_ids)
         elif offset and input_ids is not None:
@@ -124,30 +120,46 @@ class Embeddings(nn.Module):
 
 
 class DenseFeedforward(nn.Module):
-    """The dense twin of `FFF`: Linear, activation, Linear."""
+    """The dense twin of `FFF`: Linear, activation, Linear.
+
+    If gated, `linear_in` has twice the rows: those of the activated products, then those that multiply them. Source:
+    Shazeer 2020 (GLU variants, arXiv 2002.05202), section 2.
+    """
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
-        self.linear_in = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.gated, self.neurons = config.is_gated_act, config.intermediate_size
+        rows = self.neurons * (2 if self.gated else 1)
+        self.linear_in = nn.Linear(config.hidden_size, rows, bias=config.use_bias)
         self.linear_out = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., H) -> (..., H)."""
-        y: torch.Tensor = self.linear_out(self.activation(self.linear_in(x)))
+        y: torch.Tensor = self.linear_out(self.activations(x))
+        return y
+
+    def activations(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., H) -> what each neuron puts out, (..., I)."""
+        inner = self.linear_in(x)
+        if not self.gated:
+            return self.activation(inner)
+        gate, factor = inner.chunk(2, -1)
+        y: torch.Tensor = self.activation(gate) * factor
         return y
 
 
 class Layer(nn.Module):
-    """Attention and feedforward, each with its norm and residual connection; or attention alone."""
+    """Attention and feedforward, each with its norm and residual connection; or attention alone. `index`: from 0 on."""
 
-    def __init__(self, config: UltraFastBertConfig) -> None:
+    def __init__(self, config: UltraFastBertConfig, index: int = 0) -> None:
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        bare = config.skip_first_prenorm and index == 0
+        self.attention_norm: nn.Module = nn.Identity() if bare else layer_norm(config, config.hidden_size)
         self.attention = SelfAttention(config)
         absent = config.feedforward == "none"
-        self.feedforward_norm = None if absent else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feedforward_norm = None if absent else layer_norm(config, config.hidden_size)
         self.feedforward: FFF | DenseFeedforward | None
         if absent:
             self.feedforward = None
@@ -164,12 +176,12 @@ class Layer(nn.Module):
             self.feedforward = DenseFeedforward(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """x (B, T, H), mask (B, 1, 1, T) or None -> (B, T, H)."""
+    def forward(self, x: torch.Tensor, *view: torch.Tensor | None) -> torch.Tensor:
+        """x (B, T, H) and the parts of a `View` -> (B, T, H)."""
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+            x = x + self.dropout(self.attention(self.attention_norm(x), *view))
         else:
-            x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
+            x = self.attention_norm(x + self.dropout(self.attention(x, *view)))
         if self.feedforward is None or self.feedforward_norm is None:
             return x
         if self.pre_norm:
@@ -185,8 +197,10 @@ class UltraFastBertModel(PretrainedModel):
     def __init__(self, config: UltraFastBertConfig, layer_class: type[Layer] = Layer) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(layer_class(config) for _ in range(config.num_hidden_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.final_norm else None
+        buckets = config.relative_attention_num_buckets
+        self.relative_attention_bias = nn.Embedding(buckets, config.num_attention_heads) if buckets else None
+        self.layers = nn.ModuleList(layer_class(config, index) for index in range(config.num_hidden_layers))
+        self.final_norm = layer_norm(config, config.hidden_size) if config.final_norm else None
         self.apply(self.initialize)
         if config.zero_output_init:
             self._begin_silent()
@@ -227,14 +241,28 @@ class UltraFastBertModel(PretrainedModel):
             )
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         x = self.embeddings(input_ids, token_type_ids, inputs_embeds, position_ids)
-        for layer in self.layers:
+        positions = torch.arange(x.shape[1], device=x.device) if position_ids is None else position_ids[:, None]
+        views = self._views(mask, x.shape[1], positions)
+        for index, layer in enumerate(self.layers):
             if states is not None:
                 states.append(x)
-            x = layer(x, mask)
+            x = layer(x, *views[self.config.is_local(index)])
         result: torch.Tensor = x if self.final_norm is None else self.final_norm(x)
         if states is not None:
             states.append(result)
         return result
+
+    def _views(self, mask: torch.Tensor | None, length: int, positions: torch.Tensor) -> tuple[View, View]:
+        """Of the layers that see the whole text, and of the local ones; positions (T,) or (B, 1, T)."""
+        bias = relative_bias(self.config, self.relative_attention_bias, length)
+        everywhere = View(mask, bias, rotation_of(self.config, positions, local=False))
+        if not self.config.local_attention:
+            return everywhere, everywhere
+        near = nearby(length, self.config.local_attention // 2, positions.device)
+        if mask is not None:
+            # Padding far from the text sees itself at least: softmax over nothing is not a number, and would spread.
+            near = (near & mask) | torch.eye(length, dtype=torch.bool, device=near.device)
+        return everywhere, View(near, bias, rotation_of(self.config, positions, local=True))
 
     def forward(
         self,

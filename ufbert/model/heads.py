@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import UltraFastBertConfig
-from .encoder import ACTIVATIONS, UltraFastBertModel
+from .encoder import ACTIVATIONS, UltraFastBertModel, layer_norm
 from .pooling import pool
 from .pretrained import PretrainedModel
 
@@ -83,7 +83,7 @@ class HeadTransform(nn.Module):
         super().__init__()
         width = config.embedding_width
         self.dense = nn.Linear(config.hidden_size, width)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.norm = layer_norm(config, width)
         self.activation = ACTIVATIONS[config.head_act or config.hidden_act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -142,20 +142,22 @@ class UltraFastBertForMaskedLM(PretrainedModel):
 
 
 class ClassificationHead(nn.Module):
-    """Pooling, Linear to `classifier_hidden_size`, `classifier_act`, dropout, Linear to the scores."""
+    """Pooling, Linear to `classifier_hidden_size`, `classifier_act`, a norm or none, dropout, Linear to the scores."""
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
         self.pooling = config.classifier_pooling
         self.dense = nn.Linear(config.hidden_size, config.classifier_hidden_size)
         self.activation = ACTIVATIONS[config.classifier_act]
+        self.norm = layer_norm(config, config.classifier_hidden_size) if config.classifier_norm else None
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.scores = nn.Linear(config.classifier_hidden_size, config.num_labels)
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """hidden (B, T, H), mask (B, T) -> (B, num_labels)."""
         pooled = pool(hidden, attention_mask, self.pooling)  # (B, H)
-        scores: torch.Tensor = self.scores(self.dropout(self.activation(self.dense(pooled))))
+        inner = self.activation(self.dense(pooled))
+        scores: torch.Tensor = self.scores(self.dropout(inner if self.norm is None else self.norm(inner)))
         return scores
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from .config import UltraFastBertConfig
 from .encoder import UltraFastBertModel
-from .heads import labelled_positions
+from .heads import HeadTransform, labelled_positions
 from .pretrained import PretrainedModel
 
 __all__ = ["TokenClassifierOutput", "TokenHead", "UltraFastBertForTokenClassification", "token_loss"]
@@ -38,15 +38,21 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
 
 
 class TokenHead(nn.Module):
-    """Dropout and a Linear to the scores of the tags, as every BERT-family class of transformers has it."""
+    """Dropout and a Linear to the scores of the tags, as nearly every class of transformers has it.
+
+    With `tagger_transform` a `HeadTransform` stands before them.
+    """
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
+        self.transform = HeadTransform(config) if config.tagger_transform else None
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.scores = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(B, T, H) -> (B, T, num_labels)."""
+        if self.transform is not None:
+            hidden = self.transform(hidden)
         scores: torch.Tensor = self.scores(self.dropout(hidden))
         return scores
 

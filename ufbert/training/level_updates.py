@@ -28,7 +28,7 @@ def _trees(model: nn.Module) -> list[tuple[str, FFF]]:
 
 def _by_level(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """rows (P, N, ...) -> views of the levels, root first: (P, 2^l, ...)."""
-    return rows.split([2**level for level in range((rows.shape[1] + 1).bit_length() - 1)], 1)
+    return torch.split(rows, [2**level for level in range((rows.shape[1] + 1).bit_length() - 1)], 1)
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ class LevelUpdates:
         optimizer.register_step_post_hook(self._apply)
 
     @torch.no_grad()
-    def _sum_gradients(self, *_: Any) -> None:
+    def _sum_gradients(self, *_hooked: Any) -> None:
         self._before = [rows.detach().clone() for _, rows, _ in self.steps]
         for _, rows, common in self.steps:
             if rows.grad is None:
@@ -76,7 +76,7 @@ class LevelUpdates:
                 common.grad = torch.cat([level.sum(1, keepdim=True) for level in _by_level(rows.grad)], 1)
 
     @torch.no_grad()
-    def _apply(self, *_: Any) -> None:
+    def _apply(self, *_hooked: Any) -> None:
         for (_, rows, common), before in zip(self.steps, self._before, strict=True):
             for depth, (new, old) in enumerate(zip(_by_level(rows), _by_level(before), strict=True)):
                 # Together with the level's own, the root's step would be twice as long as any neuron's.

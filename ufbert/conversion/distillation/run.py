@@ -187,7 +187,7 @@ def train_layers(
             assert isinstance(theirs.feedforward, DenseFeedforward)
             assert isinstance(ours, StraightThroughFFF)
             mean = sample.y.float().mean(0)
-            initialize_trees(ours, theirs.feedforward, teacher.config.hidden_act, sample.x, sample.y)
+            initialize_trees(ours, theirs.feedforward, sample.x, sample.y)
             initialized = relative_error(ours, theirs, held_out[index], mean)
             budget = new_budget(seconds, settings, interruption)
             train_layer(

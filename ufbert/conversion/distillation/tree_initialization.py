@@ -6,6 +6,9 @@ the neuron that is worth most to the tokens that reach the node and do not have 
 by its sign. Neurons that fire together thus come to stand on one path. The output weights of all nodes are
 then the ridge regression of the dense layer's output on the activations of the visited nodes.
 
+Of a gated layer a node takes the gate's row, which decides whether the neuron fires, and the output weights times the
+factor that brings the gate's activation nearest, in squares, to the neuron's product: nodes have no second product.
+
 Shared neurons are chosen first (`shared_neurons.py`); the trees are worth what they say beyond those.
 """
 
@@ -16,7 +19,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
 from ufbert.cmm.tree import node_count
-from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward
+from ufbert.model.encoder import DenseFeedforward
 from ufbert.model.fff import FFF
 
 from .shared_neurons import choose_shared, regress_on
@@ -32,20 +35,24 @@ RIDGE = 1e-3
 
 
 @torch.no_grad()
-def initialize_trees(layer: FFF, dense: DenseFeedforward, activation: str, x: torch.Tensor, y: torch.Tensor) -> None:
+def initialize_trees(layer: FFF, dense: DenseFeedforward, x: torch.Tensor, y: torch.Tensor) -> None:
     """Fill `layer` from `dense` and the inputs x and outputs y (tokens, H) of `dense` on some text."""
-    place_neurons(layer, dense, activation, x[:PLACEMENT_TOKENS].float())
+    place_neurons(layer, dense, x[:PLACEMENT_TOKENS].float())
     if layer.trees * layer.nodes + layer.shared_neurons <= MAXIMUM_UNKNOWNS:
         solve_output_weights(layer, x, y)
 
 
 @torch.no_grad()
-def place_neurons(layer: FFF, dense: DenseFeedforward, activation: str, x: torch.Tensor) -> None:
+def place_neurons(layer: FFF, dense: DenseFeedforward, x: torch.Tensor) -> None:
     """Copy a dense neuron to every node and shared neuron; the output bias makes up for the means of the rest."""
-    w_in, w_out = dense.linear_in.weight, dense.linear_out.weight  # (I, H), (H, I)
-    bias = torch.zeros_like(w_in[:, 0]) if dense.linear_in.bias is None else dense.linear_in.bias
-    logits = dense.linear_in(x)  # (tokens, I)
-    activations = ACTIVATIONS[activation](logits)
+    w_in, w_out = dense.linear_in.weight[: dense.neurons], dense.linear_out.weight  # (I, H), (H, I)
+    bias = torch.zeros_like(w_in[:, 0]) if dense.linear_in.bias is None else dense.linear_in.bias[: dense.neurons]
+    logits = F.linear(x, w_in, bias)  # (tokens, I)
+    activations = dense.activations(x)
+    columns = w_out.T  # what a node puts out for its neuron, (I, H)
+    if dense.gated:
+        said = F.gelu(logits)
+        columns = columns * ((said * activations).sum(0) / said.square().sum(0).clamp(min=1e-12))[:, None]
     means = activations.mean(0)
     output_mean = means @ w_out.T
     own = activations - means
@@ -54,12 +61,12 @@ def place_neurons(layer: FFF, dense: DenseFeedforward, activation: str, x: torch
         own = regress_on(own[:, shared], own)
         layer.shared.linear_in.weight.copy_(w_in[shared])
         layer.shared.linear_in.bias.copy_(bias[shared])
-        layer.shared.linear_out.weight.copy_(w_out[:, shared])
+        layer.shared.linear_out.weight.copy_(columns[shared].T)
         output_mean -= means[shared] @ w_out[:, shared].T
     worth = own.square() * w_out.square().sum(0)  # (tokens, I)
     neurons = _place(logits > 0, worth, layer.trees, layer.depth).to(w_in.device)  # (P, N)
     layer.w_in.copy_(w_in[neurons])
-    layer.w_out.copy_(w_out.T[neurons])
+    layer.w_out.copy_(columns[neurons])
     layer.b_in.copy_(bias[neurons])
     if layer.b_out is not None:
         out_bias = dense.linear_out.bias

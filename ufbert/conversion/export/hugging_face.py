@@ -21,7 +21,8 @@ from ufbert.checkpoint.cross_encoder import score_activation_keys
 from ufbert.checkpoint.embedder_files import write_embedder
 from ufbert.checkpoint.tokenizer import save_tokenizer
 from ufbert.conversion.readers import bert, distilbert, electra, roberta
-from ufbert.conversion.readers.bert_family import CLASSIFIER, MASKED_LM, ClassifierNames, HeadNames, LayerNames
+from ufbert.conversion.readers.bert_family import LayerNames
+from ufbert.conversion.readers.bert_heads import CLASSIFIER, MASKED_LM, ClassifierNames, HeadNames
 from ufbert.conversion.readers.checkpoint import encoder_of
 from ufbert.conversion.readers.token_classifier import SCORES
 from ufbert.errors import CheckpointError
@@ -86,6 +87,17 @@ def _target(config: UltraFastBertConfig, name: str) -> _Target:
         raise CheckpointError(f"{name}: has no feedforward layers; every BERT-family class of transformers has them")
     if config.alibi:
         raise CheckpointError(f"{name}: has ALiBi's bias in attention; no BERT-family class of transformers has it")
+    own = {
+        "relative positions (relative_attention_num_buckets)": config.relative_attention_num_buckets,
+        "rotary positions (position_embedding_type)": config.position_embedding_type == "rotary",
+        "local attention (local_attention)": config.local_attention,
+        "gated dense layers (is_gated_act)": config.feedforward == "dense" and config.is_gated_act,
+        "no norm before the first layer (skip_first_prenorm)": config.skip_first_prenorm,
+    }
+    if found := [what for what, has in own.items() if has]:
+        raise CheckpointError(
+            f"{name}: has {', '.join(found)}, which the classes of transformers written here lack; --to onnx writes it"
+        )
     if not config.embedding_norm:
         raise CheckpointError(
             f"{name}: has no norm after the embeddings; no BERT-family class of transformers lacks it"
@@ -307,6 +319,7 @@ def _head_state(
         if own != (target.head_act or _layer_act(config)):
             raise CheckpointError(f"{name}: the masked-LM head (transform, decoder; {own}) {cure}")
         bias = _bias(model.decoder)
+        assert names.bias is not None
         return {
             **_linear(names.dense, model.transform.dense),
             **_norm(names.norm, model.transform.norm),
@@ -316,11 +329,11 @@ def _head_state(
         }, "ForMaskedLM"
     if isinstance(model, UltraFastBertForSequenceClassification):
         form = (config.classifier_pooling, config.classifier_hidden_size, config.classifier_act)
-        if form != ("first", config.hidden_size, target.classifier.activation):
+        if form != ("first", config.hidden_size, target.classifier.activation) or config.classifier_norm:
             pooling, width, activation = form
             raise CheckpointError(
                 f"{name}: the classification head (classifier.dense, classifier.scores; pooling {pooling}, "
-                f"{width} wide, {activation}) {cure}"
+                f"{width} wide, {activation}{', normed' if config.classifier_norm else ''}) {cure}"
             )
         return {
             **_linear(target.classifier.dense, model.classifier.dense),
@@ -339,5 +352,7 @@ def _bias(linear: torch.nn.Linear) -> torch.Tensor:
     return torch.zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
-def _norm(name: str, norm: torch.nn.LayerNorm) -> dict[str, torch.Tensor]:
-    return {f"{name}.weight": norm.weight, f"{name}.bias": norm.bias}
+def _norm(name: str, norm: torch.nn.Module) -> dict[str, torch.Tensor]:
+    assert isinstance(norm, torch.nn.LayerNorm)
+    bias: torch.Tensor | None = norm.bias
+    return {f"{name}.weight": norm.weight, f"{name}.bias": torch.zeros_like(norm.weight) if bias is None else bias}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .bert_family import ACTIVATIONS, ClassifierNames, HeadNames, LayerNames, read_model
+from .bert_family import ACTIVATIONS, LayerNames, read_model
+from .bert_heads import ClassifierNames, HeadNames
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
 __all__ = ["CLASSIFIER", "HEAD", "LAYERS", "encoder_values", "read"]

@@ -1,8 +1,8 @@
-"""What the readers of BERT, RoBERTa, DistilBERT and ELECTRA share: post-norm layers, heads, and what is left behind."""
+"""What the readers of BERT's kin share: embeddings, post-norm layers, and what is left behind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,29 +11,27 @@ import torch
 from ufbert.errors import CheckpointError
 from ufbert.model.config import UltraFastBertConfig
 
-from .foreign import ForeignConfig, ForeignTensors, Reading
-from .token_classifier import TOKEN_CLASSIFIER, read_token_classifier, tags_tokens, token_classifier_values
+from .bert_heads import (
+    CLASSIFIER,
+    MASKED_LM,
+    ClassifierNames,
+    HeadNames,
+    architectures,
+    choose_head,
+    classifier_values,
+    masked_lm_values,
+    read_classifier,
+    read_masked_lm_head,
+    read_transform,
+    shares_dense,
+)
+from .foreign import ForeignConfig, ForeignTensors, Reading, copy_linear, copy_norm
+from .token_classifier import TOKEN_CLASSIFIER, read_token_classifier, token_classifier_values
 
-__all__ = [
-    "ACTIVATIONS",
-    "CLASSIFIER",
-    "MASKED_LM",
-    "ClassifierNames",
-    "HeadNames",
-    "LayerNames",
-    "choose_head",
-    "classifier_values",
-    "copy_linear",
-    "copy_norm",
-    "finish",
-    "masked_lm_values",
-    "read_classifier",
-    "read_layers",
-    "read_masked_lm_head",
-    "read_model",
-]
+__all__ = ["ACTIVATIONS", "LayerNames", "finish", "read_embeddings", "read_heads_with", "read_layers", "read_model"]
 
-MASKED_LM, CLASSIFIER = "UltraFastBertForMaskedLM", "UltraFastBertForSequenceClassification"
+WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+ENCODER_PARTS = ("embeddings", "emb_ln.", "encoder.", "transformer.", "layers.", "final_norm.")
 PRETRAINING_HEADS = ("cls.", "lm_head.", "vocab_", "generator_", "discriminator_")
 """What a file may still hold of the pretraining of a model that has been finetuned since."""
 
@@ -61,40 +59,6 @@ class LayerNames:
     feedforward_norm: str
 
 
-@dataclass(frozen=True)
-class HeadNames:
-    """Where a family keeps its masked-LM head; `bias` and `decoder` may both hold the decoder's bias."""
-
-    dense: str
-    norm: str
-    decoder: str
-    bias: str
-
-
-@dataclass(frozen=True)
-class ClassifierNames:
-    """Where a family keeps its classifier of texts, and what is fixed in it."""
-
-    dense: str
-    scores: str
-    activation: str = "tanh"
-    dropout: str = "classifier_dropout"
-    """Key in config.json."""
-
-
-def copy_linear(tensors: ForeignTensors, theirs: str, ours: str, out: int, into: int) -> dict[str, torch.Tensor]:
-    """A dense layer's weight (out, into) and bias (out,)."""
-    return {
-        f"{ours}.weight": tensors.take(f"{theirs}.weight", out, into),
-        f"{ours}.bias": tensors.take_bias_of(theirs, out),
-    }
-
-
-def copy_norm(tensors: ForeignTensors, theirs: str, ours: str, size: int) -> dict[str, torch.Tensor]:
-    """A LayerNorm's scale and shift."""
-    return {f"{ours}.{part}": tensors.take(f"{theirs}.{part}", size) for part in ("weight", "bias")}
-
-
 def read_layers(
     tensors: ForeignTensors, config: UltraFastBertConfig, names: LayerNames, base: str
 ) -> dict[str, torch.Tensor]:
@@ -115,99 +79,6 @@ def read_layers(
     return state
 
 
-def masked_lm_values(
-    tensors: ForeignTensors, names: HeadNames, word: str, values: Mapping[str, Any], head_act: str | None = None
-) -> dict[str, Any]:
-    """Config values of a model with this head; the decoder is tied unless the file holds another matrix.
-
-    `values` are those of the encoder, `head_act` the head's activation where it is not the layers'.
-    """
-    vocabulary, width = values["vocab_size"], values.get("embedding_size") or values["hidden_size"]
-    tied = True
-    decoder = f"{names.decoder}.weight"
-    if decoder in tensors:
-        tied = torch.equal(tensors.take(decoder, vocabulary, width), tensors.take(word, vocabulary, width))
-    return {
-        "head_transform": True,
-        "head_act": None if head_act == values["hidden_act"] else head_act,
-        "decoder_bias": True,
-        "tie_word_embeddings": tied,
-        "architectures": (MASKED_LM,),
-    }
-
-
-def read_masked_lm_head(
-    tensors: ForeignTensors, config: UltraFastBertConfig, names: HeadNames
-) -> dict[str, torch.Tensor]:
-    """Transform, decoder bias and, if untied, the decoder's matrix."""
-    width, vocabulary = config.embedding_width, config.vocab_size
-    state = copy_linear(tensors, names.dense, "transform.dense", width, config.hidden_size)
-    state |= copy_norm(tensors, names.norm, "transform.norm", width)
-    tensors.skip(f"{names.decoder}.bias")
-    bias = names.bias if names.bias in tensors else f"{names.decoder}.bias"
-    state["decoder.bias"] = tensors.take(bias, vocabulary)
-    if not config.tie_word_embeddings:
-        state["decoder.weight"] = tensors.take(f"{names.decoder}.weight", vocabulary, width)
-    return state
-
-
-def choose_head(
-    config: ForeignConfig, tensors: ForeignTensors, masked_lm: HeadNames, classifier: ClassifierNames
-) -> str | None:
-    """The class of ours whose head the checkpoint has: what `architectures` names first, else what the file holds."""
-    named = _architectures(config)
-    classifies = f"{classifier.dense}.weight" in tensors and f"{classifier.scores}.weight" in tensors
-    if classifies and any("SequenceClassification" in name for name in named):
-        return CLASSIFIER
-    if tags_tokens(named, tensors):
-        return TOKEN_CLASSIFIER
-    if f"{masked_lm.dense}.weight" in tensors:
-        return MASKED_LM
-    # Multiple choice calls its scores the same, but it names itself.
-    return CLASSIFIER if classifies and not named else None
-
-
-def _architectures(config: ForeignConfig) -> list[str]:
-    return [str(name) for name in config.get("architectures", [])]
-
-
-def classifier_values(
-    config: ForeignConfig, tensors: ForeignTensors, names: ClassifierNames, values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Config values of a classifier of texts; `values` are those of the encoder."""
-    labels = tensors.rows(f"{names.scores}.weight")
-    problem = config.get("problem_type")
-    if problem is None and labels == 1 and config.get("finetuning_task") in ("sts-b", "stsb"):
-        problem = "regression"  # before configs named it
-    if problem is None and labels > 1:
-        problem = "single_label_classification"
-    dropout = config.get(names.dropout)
-    read: dict[str, Any] = {
-        "classifier_pooling": "first",
-        "classifier_hidden_size": values["hidden_size"],
-        "classifier_act": names.activation,
-        "classifier_dropout": values["hidden_dropout_prob"] if dropout is None else config.number(names.dropout),
-        "num_labels": labels,
-        "problem_type": problem,
-        "architectures": (CLASSIFIER,),
-    }
-    if labels == 1 and problem not in ("regression", "multi_label_classification"):
-        read["score_activation"] = "sigmoid"  # what transformers' pipeline and sentence-transformers make of one score
-    label_names = config.get("id2label")
-    if isinstance(label_names, dict) and sorted(map(str, label_names)) == sorted(map(str, range(labels))):
-        read["id2label"] = {int(k): str(v) for k, v in label_names.items()}
-    return read
-
-
-def read_classifier(
-    tensors: ForeignTensors, config: UltraFastBertConfig, names: ClassifierNames
-) -> dict[str, torch.Tensor]:
-    """First token -> dense -> activation -> scores."""
-    hidden = config.hidden_size
-    state = copy_linear(tensors, names.dense, "classifier.dense", hidden, hidden)
-    return state | copy_linear(tensors, names.scores, "classifier.scores", config.num_labels, hidden)
-
-
 def finish(
     config: UltraFastBertConfig,
     state: dict[str, torch.Tensor],
@@ -216,11 +87,11 @@ def finish(
     foreign: ForeignConfig,
 ) -> Reading:
     """Account for every tensor: buffers hold nothing, heads are named, anything in the layers is an error."""
-    left = [n for n in tensors.unread() if not n.endswith(("position_ids", "token_type_ids"))]
-    inside = [n for n in left if n.removeprefix(base).startswith(("embeddings", "encoder.", "transformer."))]
+    left = [n for n in tensors.unread() if not n.endswith(("position_ids", "token_type_ids", "inv_freq"))]
+    inside = [n for n in left if n.removeprefix(base).startswith(ENCODER_PARTS)]
     if inside:
         raise CheckpointError(f"{tensors.file}: holds {inside[0]}, which this encoder has no place for")
-    named, kept = _architectures(foreign), config.architectures[0]
+    named, kept = architectures(foreign), config.architectures[0]
     unused = ["pooler."]  # only a classifier reads it
     if kept == MASKED_LM:
         unused.append("cls.seq_relationship.")
@@ -235,7 +106,7 @@ def finish(
     wanted = [n for n in named if "For" in n]
     if not heads and wanted and kept not in (MASKED_LM, CLASSIFIER, TOKEN_CLASSIFIER):
         notes.append(f"config.json names {wanted[0]}, but the file holds no such head: the result is the encoder alone")
-    return Reading(config, state, notes, heads)
+    return Reading(config, state, notes, heads, stretches=config.position_embedding_type == "rotary")
 
 
 def read_model(
@@ -248,27 +119,48 @@ def read_model(
     classifier: ClassifierNames,
     head_act: str | None = None,
 ) -> Reading:
-    """A whole model of this kind: `values` are our config's for its encoder, the names where the family keeps things.
+    """A whole model with BERT's embeddings and layers: `values` are our config's for its encoder, the rest names.
 
     `head_act` is the activation that the family's masked-LM head has whatever the layers have.
     """
+
+    def read_encoder(ours: UltraFastBertConfig) -> dict[str, torch.Tensor]:
+        return read_embeddings(tensors, ours, base) | read_layers(tensors, ours, layers, base)
+
+    return read_heads_with(config, tensors, values, base, read_encoder, masked_lm, classifier, head_act)
+
+
+def read_heads_with(
+    config: ForeignConfig,
+    tensors: ForeignTensors,
+    values: dict[str, Any],
+    base: str,
+    read_encoder: Callable[[UltraFastBertConfig], dict[str, torch.Tensor]],
+    masked_lm: HeadNames,
+    classifier: ClassifierNames,
+    head_act: str | None = None,
+    word: str = WORD_EMBEDDINGS,
+) -> Reading:
+    """As `read_model`, with the family's own way to read its encoder; `word` is the embedding below `base`."""
     head = choose_head(config, tensors, masked_lm, classifier)
     if head == MASKED_LM:
-        word = f"{base}embeddings.word_embeddings.weight"
-        values = values | masked_lm_values(tensors, masked_lm, word, values, head_act)
+        values = values | masked_lm_values(tensors, masked_lm, base + word, values, head_act)
     elif head == CLASSIFIER:
         values = values | classifier_values(config, tensors, classifier, values)
     elif head == TOKEN_CLASSIFIER:
         values = values | token_classifier_values(config, tensors, values)
+        if shares_dense(masked_lm, classifier):
+            values = values | {"tagger_transform": True, "head_act": head_act}
     ours = UltraFastBertConfig(**values)
-    state = read_embeddings(tensors, ours, base)
-    state |= read_layers(tensors, ours, layers, base)
+    state = read_encoder(ours)
     if head == MASKED_LM:
         state |= read_masked_lm_head(tensors, ours, masked_lm)
     elif head == CLASSIFIER:
         state |= read_classifier(tensors, ours, classifier)
     elif head == TOKEN_CLASSIFIER:
         state |= read_token_classifier(tensors, ours)
+        if ours.tagger_transform:
+            state |= read_transform(tensors, ours, masked_lm, "tagger.transform")
     return finish(ours, state, tensors, base, config)
 
 
@@ -277,7 +169,7 @@ def read_embeddings(tensors: ForeignTensors, config: UltraFastBertConfig, base: 
     width, theirs, ours = config.embedding_width, f"{base}embeddings.", "encoder.embeddings."
     rows = config.max_position_embeddings + config.position_offset
     state = {
-        ours + "word.weight": tensors.take(theirs + "word_embeddings.weight", config.vocab_size, width),
+        ours + "word.weight": tensors.take(base + WORD_EMBEDDINGS, config.vocab_size, width),
         ours + "position.weight": tensors.take(theirs + "position_embeddings.weight", rows, width),
     }
     if config.type_vocab_size:

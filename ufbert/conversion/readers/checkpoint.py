@@ -23,7 +23,7 @@ from ufbert.model.heads import UltraFastBertForMaskedLM, UltraFastBertForSequenc
 from ufbert.model.pretrained import PretrainedModel, read_config, unallocated
 from ufbert.model.token_head import UltraFastBertForTokenClassification
 
-from .bert_family import CLASSIFIER
+from .bert_heads import CLASSIFIER
 from .families import inexpressible, recognise
 from .foreign import ForeignConfig, ForeignTensors, Reading, encoder_config, tensor_names
 from .tokenizer import read_tokenizer
@@ -36,6 +36,11 @@ FAMILIES = {
     "crammedBERT": "crammed",
     "distilbert": "distilbert",
     "electra": "electra",
+    "gte": "gte",
+    "modernbert": "modernbert",
+    "mpnet": "mpnet",
+    "new": "gte",
+    "nomic_bert": "nomic_bert",
     "roberta": "roberta",
     "xlm-roberta": "roberta",
 }
@@ -92,7 +97,7 @@ def load_checkpoint(
     reader: Any = importlib.import_module(f"{__package__}.{FAMILIES[model_type]}")
     tensors = ForeignTensors.load(folder)
     if model_type != SELF_DESCRIBED:
-        _refuse("this model", file, inexpressible({}, tensors.names))
+        _refuse("this model", file, inexpressible({}, tensors.names, model_type))
     try:
         reading: Reading = reader.read(ForeignConfig(values, str(file)), tensors)
         if reading.left_heads and not drop_head:
@@ -100,6 +105,8 @@ def load_checkpoint(
                 f"{tensors.file}: holds a head that cannot be expressed: {_listed(reading.left_heads)}; give "
                 "--drop-head to take the encoder alone"
             )
+        if reading.stretches and (embedder.max_seq_length or 0) > reading.config.max_position_embeddings:
+            reading.config = reading.config.replace(max_position_embeddings=embedder.max_seq_length)
         if drop_head:
             reading = reading.encoder_alone()
         elif CLASSIFIER in reading.config.architectures:
@@ -157,7 +164,7 @@ def _family(values: dict[str, Any], file: Path, family: str | None) -> str:
     if kind == SELF_DESCRIBED:
         return SELF_DESCRIBED
     subject = f"the family {model_type!r}" if kind not in FAMILIES and model_type else "this model"
-    _refuse(subject, file, inexpressible(values, names))
+    _refuse(subject, file, inexpressible(values, names, str(kind)))
     if kind in FAMILIES:
         return str(kind)
     if model_type is None:
@@ -173,7 +180,7 @@ def _family(values: dict[str, Any], file: Path, family: str | None) -> str:
 def _refuse(subject: str, file: Path, obstacles: list[str]) -> None:
     if obstacles:
         raise CheckpointError(
-            f"{file}: {subject} has what this encoder cannot express: {', '.join(obstacles)}; {_readable()}"
+            f"{file}: {subject} cannot be read exactly, as it has {', '.join(obstacles)}; {_readable()}"
         )
 
 

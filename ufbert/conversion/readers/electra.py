@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .bert import LAYERS, encoder_values
-from .bert_family import ClassifierNames, HeadNames, read_model
+from .bert_family import read_model
+from .bert_heads import ClassifierNames, HeadNames
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
 __all__ = ["CLASSIFIER", "HEAD", "read"]

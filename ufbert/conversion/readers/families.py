@@ -14,6 +14,11 @@ CLASSES = {
     "CamemBert": "camembert",
     "DistilBert": "distilbert",
     "Electra": "electra",
+    "Gte": "gte",
+    "MPNet": "mpnet",
+    "ModernBert": "modernbert",
+    "New": "new",
+    "NomicBert": "nomic_bert",
     "Roberta": "roberta",
     "XLMRoberta": "xlm-roberta",
 }
@@ -37,6 +42,14 @@ def recognise(config: Mapping[str, Any], names: Collection[str]) -> str | None:
         return "crammedBERT"
     if any("attention.q_lin." in name for name in names):
         return "distilbert"
+    if any(".attention.attn.q." in name for name in names):
+        return "mpnet"
+    if "embeddings.tok_embeddings.weight" in names:
+        return "modernbert"
+    if any_starts("nomic_bert.", "emb_ln.") or any(".mlp.fc11." in name for name in names):
+        return "nomic_bert"
+    if any(".mlp.up_gate_proj." in name for name in names):
+        return "new" if any_starts("new.") else "gte"
     if not any(".attention.self.query." in name for name in names):
         return None
     if any_starts("electra.", "embeddings_project.", "generator_", "discriminator_"):
@@ -134,7 +147,7 @@ FAMILIES = {
     "deberta": RELATIVE,
     "deberta-v2": RELATIVE,
     "esm": ROTARY,
-    "eurobert": f"{ROTARY}, {GATED}",
+    "eurobert": f"{RMS}, {ROTARY}, {GATED}",
     "funnel": RELATIVE,
     "gemma": f"{CAUSAL}, {ROTARY}, {GATED}",
     "gpt2": CAUSAL,
@@ -148,25 +161,29 @@ FAMILIES = {
     "mbart": DECODER,
     "mistral": f"{CAUSAL}, {ROTARY}, {GATED}",
     "mobilebert": BOTTLENECK,
-    "modernbert": f"{ROTARY}, {GATED}",
-    "mpnet": RELATIVE,
+    "modernbert-decoder": CAUSAL,
     "mt5": f"{RELATIVE}, {GATED}, {DECODER}",
-    "neobert": f"{ROTARY}, {GATED}",
-    "nomic_bert": f"{ROTARY}, {GATED}",
+    "neobert": f"{RMS}, {ROTARY}, {GATED}",
     "opt": CAUSAL,
     "phi": f"{CAUSAL}, {ROTARY}",
     "qwen2": f"{CAUSAL}, {ROTARY}, {GATED}",
     "qwen3": f"{CAUSAL}, {ROTARY}, {GATED}",
-    "roformer": ROTARY,
+    "roformer": f"{ROTARY} that turn neighbouring numbers",
     "squeezebert": CONVOLUTION,
     "t5": f"{RELATIVE}, {DECODER}",
     "xlm-roberta-xl": "norms before the layers",
     "xlnet": RELATIVE,
 }
+# What the reader of a family expresses all the same.
+EXPRESSED = {
+    "mpnet": (RELATIVE,),
+    "modernbert": (ROTARY, GATED, LOCAL),
+    **dict.fromkeys(("gte", "new", "nomic_bert"), (ROTARY, GATED)),
+}
 
 
-def inexpressible(config: Mapping[str, Any], names: Collection[str]) -> list[str]:
-    """What of a model our encoder cannot express, each with where it shows; none where nothing is known."""
+def inexpressible(config: Mapping[str, Any], names: Collection[str], family: str) -> list[str]:
+    """What of a model read as `family` would be lost, each with where it shows; none where nothing is known."""
     found: dict[str, str] = {}
     for key, meanings in KEYS.items():
         for counts, what in meanings:
@@ -178,4 +195,5 @@ def inexpressible(config: Mapping[str, Any], names: Collection[str]) -> list[str
     for what in FAMILIES.get(str(config.get("model_type")), "").split(", "):
         if what:
             found.setdefault(what, "")
-    return [f"{what} ({where})" if where else what for what, where in found.items()]
+    lost = {what: where for what, where in found.items() if what not in EXPRESSED.get(family, ())}
+    return [f"{what} ({where})" if where else what for what, where in lost.items()]

@@ -17,7 +17,7 @@ from ufbert.checkpoint.git_lfs import refuse_git_lfs_pointer
 from ufbert.errors import CheckpointError
 from ufbert.model.config import UltraFastBertConfig
 
-__all__ = ["ForeignConfig", "ForeignTensors", "Reading", "encoder_config", "tensor_names"]
+__all__ = ["ForeignConfig", "ForeignTensors", "Reading", "copy_linear", "copy_norm", "encoder_config", "tensor_names"]
 
 _MISSING = object()
 
@@ -25,7 +25,21 @@ WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 """What data parallelism, torch.compile and activation checkpointing put into names, at any place."""
 HOLDERS = ("model", "auto_model")
 """The attribute in which Lightning's and sentence-transformers' modules hold a model."""
-PARTS = frozenset({"bert", "roberta", "distilbert", "electra", "embeddings", "encoder", "transformer"})
+PARTS = frozenset(
+    {
+        "bert",
+        "roberta",
+        "distilbert",
+        "electra",
+        "mpnet",
+        "nomic_bert",
+        "gte",
+        "new",
+        "embeddings",
+        "encoder",
+        "transformer",
+    }
+)
 """First words of names that mean something to a reader."""
 
 
@@ -39,12 +53,14 @@ class Reading:
     """One line for each thing that was left behind or that the user should know."""
     left_heads: list[str] = field(default_factory=list)
     """The tensors of a head that `config` cannot express."""
+    stretches: bool = False
+    """Whether texts longer than the config's positions are computed alike, as of rotary positions."""
 
     def encoder_alone(self) -> Reading:
         """The same without any head."""
         config = encoder_config(self.config)
         state = {name: tensor for name, tensor in self.state.items() if name.startswith("encoder.")}
-        return Reading(config, state, self.notes)
+        return Reading(config, state, self.notes, stretches=self.stretches)
 
 
 def encoder_config(config: UltraFastBertConfig) -> UltraFastBertConfig:
@@ -244,3 +260,19 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file}: no such file, but the checkpoint's index names it; fetch it again") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: damaged or not a safetensors file ({error}); fetch it again") from error
+
+
+def copy_linear(
+    tensors: ForeignTensors, theirs: str, ours: str, out: int, into: int, *, bias: bool = True
+) -> dict[str, torch.Tensor]:
+    """A dense layer's weight (out, into) and, unless ours has none, bias (out,)."""
+    weight = {f"{ours}.weight": tensors.take(f"{theirs}.weight", out, into)}
+    return weight | ({f"{ours}.bias": tensors.take_bias_of(theirs, out)} if bias else {})
+
+
+def copy_norm(
+    tensors: ForeignTensors, theirs: str, ours: str, size: int, *, bias: bool = True
+) -> dict[str, torch.Tensor]:
+    """A LayerNorm's scale and, unless ours has none, shift."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return {f"{ours}.{part}": tensors.take(f"{theirs}.{part}", size) for part in parts}

@@ -5,13 +5,16 @@ Positions are numbered from `pad_token_id + 1`, so the table has that many rows 
 
 from __future__ import annotations
 
+from typing import Any
+
 from ufbert.errors import CheckpointError
 
 from .bert import LAYERS, encoder_values
-from .bert_family import ClassifierNames, HeadNames, read_model
+from .bert_family import read_model
+from .bert_heads import ClassifierNames, HeadNames
 from .foreign import ForeignConfig, ForeignTensors, Reading
 
-__all__ = ["CLASSIFIER", "HEAD", "read"]
+__all__ = ["CLASSIFIER", "HEAD", "number_from", "read"]
 
 HEAD = HeadNames(dense="lm_head.dense", norm="lm_head.layer_norm", decoder="lm_head.decoder", bias="lm_head.bias")
 CLASSIFIER = ClassifierNames(dense="classifier.dense", scores="classifier.out_proj")
@@ -22,9 +25,13 @@ def read(config: ForeignConfig, tensors: ForeignTensors) -> Reading:
     base = "roberta." if tensors.has_any("roberta.") else ""
     values = encoder_values(config)
     config.require("embedding_size", values["hidden_size"])
-    values["pad_token_id"] = config.integer("pad_token_id", 1)
-    values["position_offset"] = values["pad_token_id"] + 1
-    values["max_position_embeddings"] -= values["position_offset"]
+    number_from(config, values, config.integer("pad_token_id", 1))
+    return read_model(config, tensors, values, base, LAYERS, HEAD, CLASSIFIER, head_act="gelu")
+
+
+def number_from(config: ForeignConfig, values: dict[str, Any], padding: int) -> None:
+    """Make `values` number positions behind the padding's id, whose row the table begins with."""
+    values["pad_token_id"], values["position_offset"] = padding, padding + 1
+    values["max_position_embeddings"] -= padding + 1
     if values["max_position_embeddings"] < 1:
         raise CheckpointError(f"{config.where}: max_position_embeddings leaves no room beside the padding's row")
-    return read_model(config, tensors, values, base, LAYERS, HEAD, CLASSIFIER, head_act="gelu")

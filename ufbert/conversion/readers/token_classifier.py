@@ -1,4 +1,4 @@
-"""The token classifier of the BERT family, which all of its classes keep alike: `classifier`, one Linear."""
+"""Token classifiers of BERT's kin: `classifier`, one Linear; ModernBERT has the masked LM's transform before it."""
 
 from __future__ import annotations
 

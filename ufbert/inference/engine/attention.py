@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,43 +13,95 @@ from ufbert.model.attention import SelfAttention, join_heads, split_heads
 
 from .linear import Int8Linear, PackedLinear
 
-__all__ = ["Group", "PackedAttention"]
+__all__ = ["Group", "GroupView", "PackedAttention"]
 
 # Beyond that the (length, length) weights of a head leave the caches.
 LONGEST_BY_PRODUCTS = 512
 SHORT_ROWS = 64
 ALIGNED_ITEMS = 16
+PIECE = 128
+"""Queries of local attention that are taken at once."""
+
+
+class GroupView(NamedTuple):
+    """What the attention of a layer is given of a group's positions."""
+
+    bias: torch.Tensor | None = None
+    """Added to the scores, (key-value heads, heads to one of them * length, length)."""
+    rotation: torch.Tensor | None = None
+    """Turns queries and keys, (2, length, size)."""
 
 
 class Group(NamedTuple):
-    """Neighbouring texts of one length."""
+    """Neighbouring texts of one length, and what layers share of it."""
 
     texts: int
     length: int
-    bias: torch.Tensor | None = None
-    """Added to their scores (key-value heads, heads to one of them * length, length); the layers share it."""
+    everywhere: GroupView = GroupView()
+    nearby: GroupView = GroupView()
+    """Of the local layers."""
 
 
 class PackedAttention(nn.Module):
-    """`SelfAttention` on tokens (total, H) whose texts are `groups`; 1/sqrt(size) is folded into the query's rows."""
+    """`SelfAttention` on tokens (total, H) whose texts are `groups`; 1/sqrt(size) is folded into the query's rows.
 
-    def __init__(self, attention: SelfAttention, qkv: PackedLinear | Int8Linear, output: PackedLinear | Int8Linear):
+    In a local layer a token sees `window` tokens to either side; None for all.
+    """
+
+    def __init__(
+        self,
+        attention: SelfAttention,
+        qkv: PackedLinear | Int8Linear,
+        output: PackedLinear | Int8Linear,
+        window: int | None,
+    ) -> None:
         super().__init__()
         self.heads, self.key_value_heads = attention.heads, attention.key_value_heads
         self.qkv, self.output = qkv, output
+        self.window = window
 
     def forward(self, x: torch.Tensor, groups: list[Group], residual: torch.Tensor) -> torch.Tensor:
         """x and residual (total, H) -> residual + attention(x)."""
         qkv = self.qkv(x)  # (total, H + 2 key-value heads * size)
         parts = []
         start = 0
-        for texts, length, bias in groups:
-            heads = split_heads(qkv[start : start + texts * length], texts, self.heads, self.key_value_heads)
-            parts.append(join_heads(_attend(*heads, bias), length))
+        for texts, length, everywhere, nearby in groups:
+            bias, rotation = everywhere if self.window is None else nearby
+            tokens = qkv[start : start + texts * length]
+            heads = split_heads(tokens, texts, self.heads, self.key_value_heads, rotation)
+            if self.window is None or self.window >= length - 1:
+                context = _attend(*heads, bias)
+            else:
+                context = _attend_nearby(*heads, bias, self.window)
+            parts.append(join_heads(context, length))
             start += texts * length
         context = parts[0] if len(parts) == 1 else torch.cat(parts)
         result: torch.Tensor = self.output(context, residual)
         return result
+
+
+def _attend_nearby(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, window: int
+) -> torch.Tensor:
+    """`_attend`, each token seeing `window` tokens to either side: by pieces, so that work grows as the length."""
+    length = key.shape[2]
+    shared = query.shape[2] // length  # heads to one of the keys
+    by_head = query.unflatten(2, (shared, length))
+    parts = []
+    for start in range(0, length, PIECE):
+        stop = min(start + PIECE, length)
+        first, last = max(0, start - window), min(length, stop + window)
+        distance = torch.arange(start, stop)[:, None] - torch.arange(first, last)
+        added = torch.zeros(distance.shape, dtype=query.dtype).masked_fill_(distance.abs() > window, -math.inf)
+        if bias is None:
+            added = added.repeat(shared, 1)
+        else:
+            part = bias.unflatten(1, (shared, length))[:, :, start:stop, first:last]
+            added = (part + added).flatten(1, 2)  # (G, shared * queries, keys)
+        seen = slice(first, last)
+        piece = _attend(by_head[:, :, :, start:stop].flatten(2, 3), key[:, :, seen], value[:, :, seen], added)
+        parts.append(piece.unflatten(2, (shared, -1)))
+    return torch.cat(parts, 3).flatten(2, 3)
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

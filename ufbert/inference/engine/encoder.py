@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from ufbert.errors import DataError
-from ufbert.model.attention import alibi_bias
 from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel
 from ufbert.model.fff import FFF, SharedNeurons
+from ufbert.model.positions import alibi_bias, relative_bias, rotation_of
 
-from .attention import Group, PackedAttention
+from .attention import Group, GroupView, PackedAttention
 from .linear import Int8Linear, PackedLinear
 
 __all__ = ["PackedEncoder"]
@@ -27,7 +27,7 @@ MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], PackedLinear | Int8Li
 
 
 class PackedFeedforward(nn.Module):
-    """The dense feedforward layer, or the shared neurons beside trees, with GELU built into the first product."""
+    """The dense feedforward layer, or the shared neurons beside trees; a GELU without a gate is part of the product."""
 
     def __init__(
         self, feedforward: DenseFeedforward | SharedNeurons, activation: str, dtype: torch.dtype, make: MakeLinear
@@ -37,13 +37,19 @@ class PackedFeedforward(nn.Module):
         # Activations have few large values, which a scale of 8 bits cannot serve along with the many small ones:
         # int8 here moved MiniLM's sentence embeddings by 2 % in cosine.
         self.linear_out = PackedLinear(feedforward.linear_out.weight, feedforward.linear_out.bias, dtype)
-        self.fused = "gelu" if activation == "gelu" else "none"
-        self.activation = None if activation == "gelu" else ACTIVATIONS[activation]
+        self.gated = isinstance(feedforward, DenseFeedforward) and feedforward.gated
+        self.fused = "gelu" if activation == "gelu" and not self.gated else "none"
+        self.activation = None if self.fused == "gelu" else ACTIVATIONS[activation]
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """x and residual (total, H) -> residual + feedforward(x)."""
         inner = self.linear_in(x, activation=self.fused)
-        y: torch.Tensor = self.linear_out(inner if self.activation is None else self.activation(inner), residual)
+        if self.activation is not None:
+            gate, *factors = inner.chunk(2, -1) if self.gated else (inner,)
+            inner = self.activation(gate)
+            for factor in factors:
+                inner = inner.mul_(factor)
+        y: torch.Tensor = self.linear_out(inner, residual)
         return y
 
 
@@ -66,7 +72,7 @@ class PackedTrees(nn.Module):
 class PackedLayer(nn.Module):
     """`Layer` on tokens (total, H)."""
 
-    def __init__(self, layer: Layer, activation: str, dtype: torch.dtype, make: MakeLinear) -> None:
+    def __init__(self, layer: Layer, activation: str, window: int | None, dtype: torch.dtype, make: MakeLinear) -> None:
         super().__init__()
         self.pre_norm = layer.pre_norm
         self.attention_norm = layer.attention_norm.to(dtype)
@@ -79,7 +85,7 @@ class PackedLayer(nn.Module):
             if queries is not None:
                 queries *= (hidden // attention.heads) ** -0.5
         self.attention = PackedAttention(
-            attention, make(weight, bias), make(attention.output.weight, attention.output.bias)
+            attention, make(weight, bias), make(attention.output.weight, attention.output.bias), window
         )
         self.feedforward: PackedTrees | PackedFeedforward | None
         if layer.feedforward is None:
@@ -113,9 +119,13 @@ class PackedEncoder(nn.Module):
         self.config = encoder.config
         self.dtype = dtype
         self.embeddings = encoder.embeddings
+        self.relative_attention_bias = encoder.relative_attention_bias
         layers: Iterable[Any] = encoder.layers
-        activation = encoder.config.hidden_act
-        self.layers = nn.ModuleList(PackedLayer(layer, activation, dtype, make) for layer in layers)
+        config, activation = encoder.config, encoder.config.hidden_act
+        windows = [config.local_attention // 2 if config.is_local(i) else None for i in range(config.num_hidden_layers)]
+        self.layers = nn.ModuleList(
+            PackedLayer(layer, activation, window, dtype, make) for layer, window in zip(layers, windows, strict=True)
+        )
         self.final_norm = None if encoder.final_norm is None else encoder.final_norm.to(dtype)
 
     def encode(
@@ -147,12 +157,16 @@ class PackedEncoder(nn.Module):
         return padded
 
     def _group(self, texts: int, length: int) -> Group:
-        config = self.config
-        if not config.alibi:
-            return Group(texts, length)
-        device = self.embeddings.word.weight.device
-        bias = alibi_bias(config.num_attention_heads, length, self.dtype, device)
-        return Group(texts, length, bias.view(config.key_value_heads, -1, length))
+        config, device = self.config, self.embeddings.word.weight.device
+        bias = relative_bias(config, self.relative_attention_bias, length)
+        if config.alibi:
+            own = alibi_bias(config.num_attention_heads, length, torch.float32, device)
+            bias = own if bias is None else bias + own
+        if bias is not None:
+            bias = bias.to(self.dtype).reshape(config.key_value_heads, -1, length)
+        positions = torch.arange(length, device=device)
+        views = (GroupView(bias, rotation_of(config, positions, local=local)) for local in (False, True))
+        return Group(texts, length, *views)
 
     def _embed(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None, lengths: list[int]) -> torch.Tensor:
         """The tokens' embeddings (total, H)."""
