@@ -175,7 +175,8 @@ def test_gradients_with_checkpointing_are_those_without(family: str, reentrant: 
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-@pytest.mark.parametrize("family", ONE_WAY)
+# An export takes ten seconds; the other two families have nothing in the graph that these lack.
+@pytest.mark.parametrize("family", ["mpnet", "modernbert"])
 def test_onnx(family: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
     from onnx.reference import ReferenceEvaluator
