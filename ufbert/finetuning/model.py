@@ -7,6 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.errors import CheckpointError
@@ -17,7 +18,7 @@ from ufbert.settings.sections import FinetuningSettings
 
 from .task_data import TaskData
 
-__all__ = ["LoadedModel", "listed", "load_model", "matching_tokenizer", "scale_output"]
+__all__ = ["LoadedModel", "listed", "load_model", "matching_tokenizer", "reorder_scores", "scale_output"]
 
 Model = TypeVar("Model", bound=PretrainedModel)
 
@@ -87,12 +88,7 @@ def load_model(
             reason = f"the checkpoint's reads {READS[config.classifier_pooling]}, not {READS[settings.pooling]}"
         else:
             model = UltraFastBertForSequenceClassification.from_pretrained(folder, **dropout)
-            # The same classes may be numbered in another order here.
-            order = torch.tensor([old.index(name) for name in new])
-            scores = model.classifier.scores
-            with torch.no_grad():
-                scores.weight.copy_(scores.weight[order])
-                scores.bias.copy_(scores.bias[order])
+            reorder_scores(model.classifier.scores, old, new)
             model.config = wanted
             return LoadedModel(model, False, f"goes on with the checkpoint's {kind}")
     encoder = UltraFastBertModel.from_pretrained(folder, **dropout, **task)
@@ -101,6 +97,14 @@ def load_model(
     model.encoder = encoder
     model.classifier = ClassificationHead(wanted).apply(model.initialize)
     return LoadedModel(model, True, f"new {kind}: {reason}")
+
+
+def reorder_scores(scores: nn.Linear, old: list[str], new: list[str]) -> None:
+    """Give the scores named `old` the order of `new`, as the same classes may be numbered otherwise."""
+    order = torch.tensor([old.index(name) for name in new])
+    with torch.no_grad():
+        scores.weight.copy_(scores.weight[order])
+        scores.bias.copy_(scores.bias[order])
 
 
 def scale_output(model: UltraFastBertForSequenceClassification, factor: float, offset: float) -> None:
@@ -112,4 +116,5 @@ def scale_output(model: UltraFastBertForSequenceClassification, factor: float, o
 
 
 def listed(names: list[str]) -> str:
+    """The first names, for a message."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.pretrained import read_config, unallocated
 from ufbert.model.token_head import TokenHead, UltraFastBertForTokenClassification
 from ufbert.settings.sections import FinetuningSettings
 
-from .model import LoadedModel, listed
+from .model import LoadedModel, listed, reorder_scores
 from .tag_data import TagData
 
 __all__ = ["load_tagger"]
@@ -45,12 +43,7 @@ def load_tagger(
         old = config.label_names
         if sorted(old) == sorted(new):
             model = UltraFastBertForTokenClassification.from_pretrained(folder, **dropout)
-            # The same tags may be numbered in another order here.
-            order = torch.tensor([old.index(name) for name in new])
-            scores = model.tagger.scores
-            with torch.no_grad():
-                scores.weight.copy_(scores.weight[order])
-                scores.bias.copy_(scores.bias[order])
+            reorder_scores(model.tagger.scores, old, new)
             model.config = wanted
             return LoadedModel(model, False, f"goes on with the checkpoint's {kind}")
         reason = f"the checkpoint's is for {listed(old)}, not {listed(new)}"

@@ -149,7 +149,8 @@ class TrainingSettings:
     gradient_clip: float = 0.5
     """Largest norm of the whole gradient."""
     level_updates: bool = False
-    """Each level of a tree begins as one neuron and moves as a whole too, its nodes' own steps being shorter."""
+    """Each level of a tree begins as one neuron and moves as a whole too, its nodes' own steps being shorter; other
+    layers are trained as ever."""
     mlm_probability: float = 0.25
     """Share of the positions that are predicted, the same number in every sequence."""
     dropout: float = 0.0
@@ -238,7 +239,7 @@ class FinetuningSettings:
     dropout: float = 0.1
     """Dropout of encoder and head."""
     pooling: str = "mean"
-    """What the head reads: the `first` token or the `mean`."""
+    """What a classifier reads: the `first` token or the `mean`; tags are read off each token."""
     max_length: int = 128
     """Tokens of a row, both sentences and special tokens included; longer ones are cut, or for tags read in
     windows."""
