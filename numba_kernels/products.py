@@ -19,59 +19,13 @@ from numba.extending import intrinsic
 
 from .compilation import kernel
 from .records import Rows
-from .vectors import BYTE, I64, Storage, added, fused, splat, sum_lanes
+from .vectors import BYTE, I64, Storage, added, fused, row_loop, splat, sum_lanes
 
 __all__ = ["dots_1x1", "dots_1x4", "dots_3x2", "dots_4x1", "dots_pairwise_4", "weighted_sum"]
 
 RUNNING_SUMS = 4
 # Numba hands the first parameter, the typing context, in by itself.
 _intrinsic: Any = intrinsic
-
-
-def row_loop(
-    builder: Any, hidden: Any, step: int, carried: list[Any], body: Any, start: Any = None, *, rest: bool = True
-) -> tuple[list[Any], Any]:
-    """`body(item, carried, masked)` for every `step` items of a row from `start` on, the last ones masked.
-
-    Returns the last `carried`, and the item reached. Without `rest` the last items are left to another loop.
-    """
-    # C: for (; item + step <= hidden; item += step) body(item, false);
-    #    if (rest && item < hidden) body(item, true);
-    function = builder.function
-    head, full, middle = (function.append_basic_block(name) for name in ("head", "full", "middle"))
-    entry = builder.block
-    builder.branch(head)
-    builder.position_at_end(head)
-    item = builder.phi(I64)
-    item.add_incoming(ir.Constant(I64, 0) if start is None else start, entry)
-    running = [builder.phi(value.type) for value in carried]
-    for phi, value in zip(running, carried, strict=True):
-        phi.add_incoming(value, entry)
-    following = builder.add(item, ir.Constant(I64, step))
-    builder.cbranch(builder.icmp_signed("<=", following, hidden), full, middle)
-    builder.position_at_end(full)
-    updated = body(item, running, False)
-    item.add_incoming(following, builder.block)
-    for phi, value in zip(running, updated, strict=True):
-        phi.add_incoming(value, builder.block)
-    builder.branch(head)
-    builder.position_at_end(middle)
-    if not rest:
-        return running, item
-    masked, end = (function.append_basic_block(name) for name in ("masked", "end"))
-    builder.cbranch(builder.icmp_signed("<", item, hidden), masked, end)
-    builder.position_at_end(masked)
-    last = body(item, running, True)
-    ended = builder.block
-    builder.branch(end)
-    builder.position_at_end(end)
-    results = []
-    for phi, value in zip(running, last, strict=True):
-        result = builder.phi(phi.type)
-        result.add_incoming(phi, middle)
-        result.add_incoming(value, ended)
-        results.append(result)
-    return results, item
 
 
 def _dots(cells: list[tuple[int, int]]) -> Any:

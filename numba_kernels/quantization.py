@@ -14,8 +14,7 @@ from numba.extending import intrinsic
 
 from .activation import gelu_into
 from .compilation import kernel
-from .products import row_loop
-from .vectors import BYTE, I32, Storage, declare, fused, pointer_to, splat
+from .vectors import BYTE, I32, Storage, declare, fused, pointer_to, row_loop, splat
 
 __all__ = ["ZERO", "finish_rows", "quantize_rows"]
 

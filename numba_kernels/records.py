@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["Gradients", "Group", "Met", "Neurons", "Output", "Paths", "RoutingSpace", "Rows", "Tokens", "Tree", "Trees"]
+__all__ = [
+    "ByteTrees", "Gradients", "Group", "Met", "Neurons", "Output", "Paths", "RoutingSpace", "Rows", "Tokens", "Tree",
+    "Trees", "Walked",
+]  # fmt: skip
 
 # Of int64 in a kernel, whether Python calls it an int or NumPy's.
 Integer = Any
@@ -148,3 +151,28 @@ class Gradients(NamedTuple):
     w_in_nh: Any
     b_in_n: Any
     w_out_nh: Any
+
+
+class ByteTrees(NamedTuple):
+    """All trees of a layer with weights of 8 bits."""
+
+    known_nk: Any
+    """For each node of all trees the scale of its row of w_in, its bias, and the scale of its row of w_out."""
+    w_in_at: Integer
+    """The address of the first node's row."""
+    w_out_at: Integer
+    width: Integer
+    """Bytes of a row."""
+    nodes: Integer
+    """Nodes of a tree."""
+    levels: Integer
+
+
+class Walked(NamedTuple):
+    """What tokens met in such trees, (tokens, levels of all trees) each."""
+
+    logits_tk: Any
+    scales_tk: Any
+    """Of the rows of w_out."""
+    rows_tk: Any
+    """The addresses of these rows."""

@@ -16,9 +16,13 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-__all__ = ["Storage", "added", "declare", "fence", "fused", "pointer_to", "prefetch", "splat", "sum_lanes"]
+__all__ = [
+    "Storage", "added", "declare", "fence", "fused", "has_feature", "pointer_to", "prefetch", "row_loop", "splat",
+    "sum_lanes",
+]  # fmt: skip
 
 BYTE = ir.IntType(8)
 I32 = ir.IntType(32)
@@ -33,6 +37,18 @@ def declare(builder: Any, name: str, result: Any, parameters: list[Any]) -> Any:
     """The LLVM intrinsic of that name, declared once in a module."""
     known = builder.module.globals.get(name)
     return known or ir.Function(builder.module, ir.FunctionType(result, parameters), name)
+
+
+class BFloat(ir.Type):  # type: ignore[misc,unused-ignore]
+    """bfloat16, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+def has_feature(name: str) -> bool:
+    """Whether the processor that is compiled for has an instruction set, by LLVM's name for it."""
+    return f"+{name}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 
 
 class Storage:
@@ -100,6 +116,8 @@ class Storage:
 
     def _narrowed(self, builder: Any, value: Any) -> Any:
         """float32 -> bfloat16, to nearest even; a NaN stays one."""
+        if has_feature("avx512bf16"):
+            return builder.bitcast(builder.fptrunc(value, ir.VectorType(BFloat(), self.lanes)), self._stored)
 
         def constant(number: int) -> Any:
             return ir.Constant(self._wide, [number] * self.lanes)
@@ -153,6 +171,52 @@ def sum_lanes(builder: Any, vector: Any) -> Any:
         vector = added(builder, low, high)
         undefined = ir.Constant(vector.type, ir.Undefined)
     return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
+def row_loop(
+    builder: Any, hidden: Any, step: int, carried: list[Any], body: Any, start: Any = None, *, rest: bool = True
+) -> tuple[list[Any], Any]:
+    """`body(item, carried, masked)` for every `step` items of a row from `start` on, the last ones masked.
+
+    Returns the last `carried`, and the item reached. Without `rest` the last items are left to another loop.
+    """
+    # C: for (; item + step <= hidden; item += step) body(item, false);
+    #    if (rest && item < hidden) body(item, true);
+    function = builder.function
+    head, full, middle = (function.append_basic_block(name) for name in ("head", "full", "middle"))
+    entry = builder.block
+    builder.branch(head)
+    builder.position_at_end(head)
+    item = builder.phi(I64)
+    item.add_incoming(ir.Constant(I64, 0) if start is None else start, entry)
+    running = [builder.phi(value.type) for value in carried]
+    for phi, value in zip(running, carried, strict=True):
+        phi.add_incoming(value, entry)
+    following = builder.add(item, ir.Constant(I64, step))
+    builder.cbranch(builder.icmp_signed("<=", following, hidden), full, middle)
+    builder.position_at_end(full)
+    updated = body(item, running, False)
+    item.add_incoming(following, builder.block)
+    for phi, value in zip(running, updated, strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(middle)
+    if not rest:
+        return running, item
+    masked, end = (function.append_basic_block(name) for name in ("masked", "end"))
+    builder.cbranch(builder.icmp_signed("<", item, hidden), masked, end)
+    builder.position_at_end(masked)
+    last = body(item, running, True)
+    ended = builder.block
+    builder.branch(end)
+    builder.position_at_end(end)
+    results = []
+    for phi, value in zip(running, last, strict=True):
+        result = builder.phi(phi.type)
+        result.add_incoming(phi, middle)
+        result.add_incoming(value, ended)
+        results.append(result)
+    return results, item
 
 
 @_intrinsic

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,16 @@ from .few import MOST_TOKENS, forward_few
 from .gradient import add_weight_gradients, order_by_leaf, token_gradients
 from .layer import forward_chunk
 from .masking import keep_paths as _keep_paths
-from .quantization import finish_rows, quantize_rows
 from .records import Gradients, Neurons
 from .threads import run_chunks
 
-__all__ = ["backward", "finish_rows_at", "forward", "forward_at", "keep_paths", "quantize_rows_at"]
+__all__ = ["STORAGES", "backward", "chunks_of", "forward", "forward_at", "keep_paths"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
 # Numbers in the rows that the tokens of a chunk visit: 128 tokens with 12 rows of 768, about 0.1 ms. Fewer are not
 # worth waking a thread for: with 32 tokens two threads took 3.4 us each and one 1.7, with 128 1.5 and 1.1.
 FEWEST_NUMBERS_PER_CHUNK = 128 * 12 * 768
-# 0.06 ms of one core: waking a second one takes as long.
-NUMBERS_PER_CHUNK = 1 << 21
 # Small enough that threads of unequal speed end together, large enough that handing a chunk out
 # (about 10 us) costs little beside its work.
 TOKENS_PER_CHUNK = 64
@@ -58,7 +54,7 @@ def forward_at(
             compute = forward_few if tokens <= MOST_TOKENS else forward_chunk
             compute(like, like_logits, addresses, 0, tokens, trees, nodes, hidden)
         return
-    chunks = _chunks(tokens, threads, trees * nodes.bit_length() * hidden)
+    chunks = chunks_of(tokens, threads, trees * nodes.bit_length() * hidden)
     compute = forward_few if chunks[0][1] <= MOST_TOKENS else forward_chunk
 
     def work(chunk: int) -> None:
@@ -88,47 +84,7 @@ def keep_paths(
     run_chunks(work, -(-tokens // TOKENS_PER_CHUNK), threads)
 
 
-def quantize_rows_at(x_at: int, result_at: int, scales_at: int, rows: int, columns: int, threads: int = 1) -> None:
-    """`rows` of bfloat16 numbers at `x_at` to as many bytes at `result_at`, unchecked.
-
-    A byte is x / scale rounded, plus 128; the scale of a row, its largest |x| over 127, goes to `scales_at` (float32).
-    """
-    like, like_scales = STORAGES["bfloat16"]
-
-    def work(start: int, stop: int) -> None:
-        quantize_rows(like, like_scales, x_at, result_at, scales_at, columns, start, stop)
-
-    _run_rows(work, rows, columns, threads)
-
-
-def finish_rows_at(
-    addresses: tuple[int, int, int, int], rows: int, columns: int, gelu: bool = False, threads: int = 1
-) -> None:
-    """y = gelu(y * the row's scale + bias) + residual in place, unchecked.
-
-    `addresses` are those of y, scales, bias and residual: y and residual bfloat16, the others float32. The last two
-    may be 0 for what is not there.
-    """
-    like, like_scales = STORAGES["bfloat16"]
-    has_bias, adds = bool(addresses[2]), bool(addresses[3])
-
-    def work(start: int, stop: int) -> None:
-        finish_rows(like, like_scales, addresses, columns, has_bias, gelu, adds, start, stop)
-
-    _run_rows(work, rows, columns, threads)
-
-
-def _run_rows(work: Callable[[int, int], None], rows: int, columns: int, threads: int) -> None:
-    """`work` on chunks of rows, each worth a thread."""
-    piece = max(1, NUMBERS_PER_CHUNK // columns, -(-rows // threads))
-
-    def chunk(number: int) -> None:
-        work(number * piece, min((number + 1) * piece, rows))
-
-    run_chunks(chunk, -(-rows // piece), threads)
-
-
-def _chunks(tokens: int, threads: int, numbers: int) -> list[tuple[int, int]]:
+def chunks_of(tokens: int, threads: int, numbers: int) -> list[tuple[int, int]]:
     """Starts and stops: one chunk for each thread, since tokens share rows only within a chunk.
 
     `numbers` are those of the rows that one token visits.
@@ -208,7 +164,7 @@ def backward(
     grad_x = np.empty_like(x)
     neurons = Neurons(logits, np.empty_like(logits), np.empty_like(logits))
 
-    chunks = _chunks(tokens, threads, trees * nodes.bit_length() * hidden)
+    chunks = chunks_of(tokens, threads, trees * nodes.bit_length() * hidden)
 
     def per_token(chunk: int) -> None:
         token_gradients(grad_y, w_in, w_out, leaves, neurons, grad_x, *chunks[chunk])

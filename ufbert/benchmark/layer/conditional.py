@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ufbert.inference.engine.encoder import PackedTrees
+from ufbert.inference.engine.feedforward import pack_feedforward
 from ufbert.inference.engine.linear import PackedLinear
 from ufbert.model.fff import FFF, masked_dense_fff
 
@@ -32,7 +32,7 @@ def packed(weights: TreeWeights, situation: Situation) -> Function:
     """The layer as `ufbert infer` runs it on a CPU, but for the sum with the residual."""
     dtype = situation.dtype
     with torch.inference_mode(False), torch.no_grad():
-        return PackedTrees(_module(weights), dtype, lambda weight, bias: PackedLinear(weight, bias, dtype)).eval()
+        return pack_feedforward(_module(weights), "gelu", dtype, lambda w, b: PackedLinear(w, b, dtype)).eval()
 
 
 def _module(weights: TreeWeights) -> FFF:

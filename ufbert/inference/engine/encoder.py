@@ -7,66 +7,20 @@ has to be masked. Sums between layers are kept in bfloat16 with bfloat16 or int8
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from ufbert.errors import DataError
-from ufbert.model.encoder import ACTIVATIONS, DenseFeedforward, Layer, UltraFastBertModel
-from ufbert.model.fff import FFF, SharedNeurons
+from ufbert.model.encoder import Layer, UltraFastBertModel
 from ufbert.model.positions import alibi_bias, relative_bias, rotation_of
 
 from .attention import Group, GroupView, PackedAttention
-from .linear import Int8Linear, PackedLinear
+from .feedforward import MakeLinear, PackedFeedforward, PackedTrees, pack_feedforward
 
 __all__ = ["PackedEncoder"]
-
-MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], PackedLinear | Int8Linear]
-
-
-class PackedFeedforward(nn.Module):
-    """The dense feedforward layer, or the shared neurons beside trees; a GELU without a gate is part of the product."""
-
-    def __init__(
-        self, feedforward: DenseFeedforward | SharedNeurons, activation: str, dtype: torch.dtype, make: MakeLinear
-    ) -> None:
-        super().__init__()
-        self.linear_in = make(feedforward.linear_in.weight, feedforward.linear_in.bias)
-        # Activations have few large values, which a scale of 8 bits cannot serve along with the many small ones:
-        # int8 here moved MiniLM's sentence embeddings by 2 % in cosine.
-        self.linear_out = PackedLinear(feedforward.linear_out.weight, feedforward.linear_out.bias, dtype)
-        self.gated = isinstance(feedforward, DenseFeedforward) and feedforward.gated
-        self.fused = "gelu" if activation == "gelu" and not self.gated else "none"
-        self.activation = None if self.fused == "gelu" else ACTIVATIONS[activation]
-
-    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """x and residual (total, H) -> residual + feedforward(x)."""
-        inner = self.linear_in(x, activation=self.fused)
-        if self.activation is not None:
-            gate, *factors = inner.chunk(2, -1) if self.gated else (inner,)
-            inner = self.activation(gate)
-            for factor in factors:
-                inner = inner.mul_(factor)
-        y: torch.Tensor = self.linear_out(inner, residual)
-        return y
-
-
-class PackedTrees(nn.Module):
-    """`FFF`, its shared neurons packed as a dense layer is."""
-
-    def __init__(self, layer: FFF, dtype: torch.dtype, make: MakeLinear) -> None:
-        super().__init__()
-        self.trees = layer.to(dtype)
-        self.shared = None if layer.shared is None else PackedFeedforward(layer.shared, "gelu", dtype, make)
-
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """x and residual (total, H) -> residual + feedforward(x)."""
-        y = self.trees.walk(x)
-        if residual is not None:
-            y.add_(residual)
-        return y if self.shared is None else self.shared(x, y)
 
 
 class PackedLayer(nn.Module):
@@ -87,13 +41,9 @@ class PackedLayer(nn.Module):
         self.attention = PackedAttention(
             attention, make(weight, bias), make(attention.output.weight, attention.output.bias), window
         )
-        self.feedforward: PackedTrees | PackedFeedforward | None
-        if layer.feedforward is None:
-            self.feedforward = None
-        elif isinstance(layer.feedforward, FFF):
-            self.feedforward = PackedTrees(layer.feedforward, dtype, make)
-        else:
-            self.feedforward = PackedFeedforward(layer.feedforward, activation, dtype, make)
+        self.feedforward: PackedTrees | PackedFeedforward | None = None
+        if layer.feedforward is not None:
+            self.feedforward = pack_feedforward(layer.feedforward, activation, dtype, make)
 
     def forward(self, x: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         """x (total, H) -> (total, H); x itself may be overwritten."""

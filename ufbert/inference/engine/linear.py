@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["Int8Linear", "PackedLinear", "fuses", "largest_weight", "multiplied_as", "packs"]
+__all__ = ["Int8Linear", "PackedLinear", "fuses", "largest_weight", "multiplied_as", "multiplies_bytes", "packs"]
 
 # The layout does not depend on it here; oneDNN wants an idea of the number of rows.
 EXPECTED_ROWS = 1024
@@ -27,6 +27,11 @@ def multiplied_as(dtype: torch.dtype) -> torch.dtype:
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32
     return dtype
+
+
+def multiplies_bytes() -> bool:
+    """Whether the processor has the instruction that the trees' kernels of 8 bits are made of."""
+    return bool(torch.cpu.get_capabilities().get("avx512_vnni"))
 
 
 def largest_weight() -> int:

@@ -9,7 +9,8 @@ from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.fff import FFF
 from ufbert.model.pretrained import PretrainedModel
 
-from .encoder import MakeLinear, PackedEncoder
+from .encoder import PackedEncoder
+from .feedforward import MakeLinear
 from .linear import Int8Linear, PackedLinear
 
 __all__ = ["prepare"]

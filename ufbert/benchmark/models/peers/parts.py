@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ufbert.inference.engine.attention import PackedAttention
-from ufbert.inference.engine.encoder import PackedTrees
+from ufbert.inference.engine.feedforward import PackedTrees
 from ufbert.model.attention import SelfAttention
 from ufbert.model.encoder import Embeddings
 from ufbert.model.fff import FFF
