@@ -103,7 +103,7 @@ def bench(
     sequence_length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence (encoder, training).")] = 128,
     dtype: Annotated[
         str,
-        typer.Option(help="Comma-separated: float32, bfloat16, and int8 for the encoder; by default all."),
+        typer.Option(help="Comma-separated: float32, bfloat16, and int8 for the encoder (by default all) and a layer."),
     ] = "",
     direction: Annotated[
         Direction, typer.Option(help="A layer's forward pass alone, or forward and backward.")

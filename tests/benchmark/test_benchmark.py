@@ -16,7 +16,16 @@ from ufbert.benchmark.layer import conditional, dense, roster
 from ufbert.benchmark.layer.capacity import affordable_layers
 from ufbert.benchmark.layer.checking import Checker
 from ufbert.benchmark.layer.implementations import Implementation, Situation
-from ufbert.benchmark.layer.operands import DenseWeights, Pool, TreeWeights, draw_dense, draw_inputs, draw_trees
+from ufbert.benchmark.layer.operands import (
+    INT8,
+    DenseWeights,
+    Pool,
+    TreeWeights,
+    draw_dense,
+    draw_inputs,
+    draw_trees,
+    operand_dtype,
+)  # fmt: skip
 from ufbert.benchmark.layer.paths import path_statistics
 from ufbert.benchmark.layer.pool import draw_pool
 from ufbert.benchmark.layer.reference import check_output, dense_rows, near_tie, route, walk_rows
@@ -81,7 +90,8 @@ class TestSettings:
             ({"preset": "bert"}, "unknown preset 'bert'; known: bert-base, bert-large, gpt3"),
             ({"batches": "1,x"}, "--batch takes whole numbers separated by commas, not 'x'"),
             ({"batches": "0"}, "--batch takes whole numbers of at least 1"),
-            ({"dtypes": "float16"}, "--dtype takes float32 and bfloat16, not 'float16'"),
+            ({"dtypes": "float16"}, "--dtype takes float32, bfloat16 and int8, not 'float16'"),
+            ({"dtypes": "int8", "direction": "training"}, "--dtype takes float32 and bfloat16, not 'int8'"),
             ({"depth": 40}, "the largest depth is 31"),
             ({"seconds": 0.0}, "--seconds must be above 0"),
             ({"shared_neurons": -1}, "--shared must be at least 0, not -1"),
@@ -286,13 +296,13 @@ class TestImplementations:
         if reason := implementation.missing():
             pytest.skip(reason)
         hidden, number, depth, shared = shape
+        kind = operand_dtype(dtype)
         if (shared > 0) not in implementation.timed_with:
             pytest.skip("not timed with shared neurons" if shared else "timed with shared neurons only")
-        if "onednn" in implementation.name and multiplied_as(getattr(torch, dtype)) != getattr(torch, dtype):
+        if implementation.name in ("onednn-prepacked", "path-onednn") and multiplied_as(kind) != kind:
             pytest.skip("oneDNN packs no bfloat16 on this processor")
         tokens = 9
         settings = tiny(hidden_size=hidden, trees=number, depth=depth, direction=direction, batches=str(tokens))
-        kind = getattr(torch, dtype)
         layer, role = implementation.layer, implementation.role
         weights: Any
         if layer == "ff":
@@ -300,10 +310,12 @@ class TestImplementations:
         else:
             weights = draw_trees(hidden, number, depth, 0, kind, CPU, shared)
         pool = draw_pool(settings, weights, kind, CPU)
-        situation = Situation(device=CPU, dtype=kind, batch=tokens, threads=2, direction=direction)
+        situation = Situation(device=CPU, dtype=kind, int8=dtype == INT8, batch=tokens, threads=2, direction=direction)
         with torch.inference_mode(direction == "forward"):
             function = implementation.prepare(weights, situation)
-            checker = Checker({(layer, role): [weights]}, pool, kind, training=direction == "training")
+            checker = Checker(
+                {(layer, role): [weights]}, pool, kind, training=direction == "training", int8=dtype == INT8
+            )
             given = implementation.convert(next(pool.batches(tokens)))
             found = checker.check(implementation, implementation.restore(function(given)), tokens)
         assert found.failure == ""

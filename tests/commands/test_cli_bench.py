@@ -287,7 +287,7 @@ def test_a_busy_machine_is_reported(bench: Bench, monkeypatch: pytest.MonkeyPatc
     [
         (["--preset=bert"], "error: unknown preset 'bert'; known: bert-base, bert-large, gpt3"),
         (["--batch=some"], "error: --batch takes whole numbers separated by commas, not 'some'"),
-        (["--dtype=int8"], "error: --dtype takes float32 and bfloat16, not 'int8'"),
+        (["--dtype=int8", "--direction=training"], "error: --dtype takes float32 and bfloat16, not 'int8'"),
         (["--implementations=theirs"], "error: unknown implementation 'theirs'; known: blas-dot-axpy, "),
         (["encoder", "--implementations=theirs"], "error: unknown implementation 'theirs'; known: ufbert, "),
         (["training", "--implementations=theirs"], "error: unknown implementation 'theirs'; known: torch-eager, "),

@@ -96,7 +96,7 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
             bar.update(task, completed=100 * share * (1 - SWEEP_SHARE if sweep else 1))
 
         tell("measuring the machine")
-        report.machine["limits"] = limits = measure_limits(device, settings.float_dtypes, settings.threads)
+        report.machine["limits"] = limits = measure_limits(device, settings.dtypes, settings.threads)
         begin = cpu_times()
         if settings.subject == "layer":
             layer = LayerBenchmark(settings, device, limits, threads, budget, tell, advance)

@@ -125,7 +125,8 @@ class BenchmarkSettings:
             raise ConfigError(f"--shared must be at least 0, not {shape.shared_neurons}")
         if not self.batches or min(self.batches) < 1:
             raise ConfigError(f"--batch takes whole numbers of at least 1, not {list(self.batches)}")
-        known = ENCODER_DTYPES if self.subject == "encoder" else DTYPES
+        forward_layer = (self.subject, self.direction, self.device) == ("layer", "forward", "cpu")
+        known = ENCODER_DTYPES if self.subject == "encoder" or forward_layer else DTYPES
         for dtype in self.dtypes:
             if dtype not in known:
                 raise ConfigError(f"--dtype takes {', '.join(known[:-1])} and {known[-1]}, not {dtype!r}")
@@ -146,11 +147,6 @@ class BenchmarkSettings:
             raise ConfigError(
                 "--direction belongs to `bench layer`; `bench training` times forward and backward of a model"
             )
-
-    @property
-    def float_dtypes(self) -> tuple[str, ...]:
-        """Those of `dtypes` that torch multiplies, for the machine's limits."""
-        return tuple(dtype for dtype in self.dtypes if dtype in DTYPES)
 
     @classmethod
     def from_options(

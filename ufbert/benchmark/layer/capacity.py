@@ -11,7 +11,7 @@ from ufbert.system.resources import available_memory, physical_memory
 
 from .dense import DENSE
 from .implementations import Implementation
-from .operands import Weights
+from .operands import Weights, operand_dtype
 
 __all__ = ["affordable_layers", "check_memory"]
 
@@ -22,7 +22,7 @@ USABLE_SHARE = 0.9
 def affordable_layers(settings: BenchmarkSettings, device: torch.device) -> int:
     """The layers to cycle through: as many as asked for, or as fit into half of the memory."""
     shape = settings.shape
-    item = max(getattr(torch, name).itemsize for name in settings.dtypes)
+    item = max(operand_dtype(name).itemsize for name in settings.dtypes)
     timed = (i for i in DENSE if device.type in i.devices and device.type in i.default_on)
     copies = 1 + sum(implementation.copies for implementation in timed)
     one = 2 * shape.hidden_size * item * (copies * shape.intermediate_size + shape.neurons_available)

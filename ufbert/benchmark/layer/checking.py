@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .implementations import Implementation
-from .operands import DenseWeights, Operands, Pool, Weights
+from .operands import DenseWeights, Operands, Pool, Weights, rounded_to_bytes
 from .reference import Check, check_output, dense_rows, walk_rows
 from .reference_gradients import check_training, dense_gradients, tree_gradients
 
@@ -16,14 +16,21 @@ __all__ = ["Checker"]
 CHECKED_ROWS = 256
 # TF32 rounds operands to 11 bits: an error of about 5e-4 of the norm.
 TF32_TOLERANCE = 3e-3
+# Beside the weights of 8 bits, which the reference has too, x and the dense layer's activations are rounded to 8.
+INT8_TOLERANCE = 5e-2
 CHECK_OPERATIONS = 2e10  # float64 operations that the dense reference may cost
 
 
 class Checker:
-    """The reference's results for the first batch of the pool, computed once per dtype, batch and layer."""
+    """The reference's results for the first batch of the pool, computed once per dtype, batch and layer.
 
-    def __init__(self, operands: Operands, pool: Pool, dtype: torch.dtype, *, training: bool) -> None:
-        self._operands, self._dtype, self._training = operands, dtype, training
+    With `int8` those of the weights rounded to 8 bits.
+    """
+
+    def __init__(
+        self, operands: Operands, pool: Pool, dtype: torch.dtype, *, training: bool, int8: bool = False
+    ) -> None:
+        self._operands, self._dtype, self._training, self._int8 = operands, dtype, training, int8
         self._pool = pool
         self._known: dict[Any, Any] = {}
 
@@ -43,12 +50,13 @@ class Checker:
         first = next(self._pool.batches(tokens))
         if self._training:
             return expected_gradients(weights, first)
-        return expected_rows(weights, first[checked_rows(tokens, weights, first.device)])
+        rows = first[checked_rows(tokens, weights, first.device)]
+        return expected_rows(rounded_to_bytes(weights) if self._int8 else weights, rows)
 
     def _compare(
         self, weights: Weights, implementation: Implementation, result: Any, tokens: int, wanted: Any
     ) -> Check:
-        tolerance = TF32_TOLERANCE if implementation.tf32 else None
+        tolerance = TF32_TOLERANCE if implementation.tf32 else INT8_TOLERANCE if self._int8 else None
         if self._training:
             return check_training(result, wanted, self._dtype, tolerance)
         rows = checked_rows(tokens, weights, result.device)

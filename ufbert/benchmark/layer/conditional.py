@@ -8,14 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ufbert.inference.engine.feedforward import pack_feedforward
-from ufbert.inference.engine.linear import PackedLinear
+from ufbert.inference.engine.feedforward import MakeLinear, pack_feedforward
+from ufbert.inference.engine.linear import Int8Linear, PackedLinear
 from ufbert.model.fff import FFF, masked_dense_fff
 
-from .dense import linear_gelu_linear
+from .dense import linear_gelu_linear, no_onednn
 from .gpu_layers import naive, no_gpu_kernels, no_kernels_on
 from .implementations import Function, Implementation, Situation, differentiated, with_gradients
-from .operands import TreeWeights, from_numpy, to_numpy
+from .operands import INT8, TreeWeights, from_numpy, to_numpy
 
 __all__ = ["CONDITIONAL"]
 
@@ -31,8 +31,9 @@ def layer(weights: TreeWeights, situation: Situation) -> Function:
 def packed(weights: TreeWeights, situation: Situation) -> Function:
     """The layer as `ufbert infer` runs it on a CPU, but for the sum with the residual."""
     dtype = situation.dtype
+    make: MakeLinear = Int8Linear if situation.int8 else lambda w, b: PackedLinear(w, b, dtype)
     with torch.inference_mode(False), torch.no_grad():
-        return pack_feedforward(_module(weights), "gelu", dtype, lambda w, b: PackedLinear(w, b, dtype)).eval()
+        return pack_feedforward(_module(weights).requires_grad_(False), "gelu", dtype, make).eval()
 
 
 def _module(weights: TreeWeights) -> FFF:
@@ -173,7 +174,8 @@ CONDITIONAL = (
     ),
     Implementation(
         name="ufbert-packed", layer="fff", prepare=packed, devices=("cpu",), directions=("forward",),
-        timed_with=(True,), about="ours as `ufbert infer` runs it: the shared neurons' weights packed ahead",
+        dtypes=("float32", "bfloat16", INT8), missing=no_onednn,
+        about="ours as `ufbert infer` runs it: weights packed ahead, trees of depth 0 as a dense layer",
     ),
     Implementation(
         name="path-ufbert", layer="fff", role="control", prepare=layer, missing_on=no_kernels_on,

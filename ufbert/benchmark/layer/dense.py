@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from ufbert.benchmark.machine.tensor_float import in_tf32
+from ufbert.inference.engine.linear import Int8Linear
 from ufbert.system.compiler import no_compiler
 
 from .implementations import Function, Implementation, Situation, differentiated
-from .operands import DenseWeights, from_numpy, to_numpy
+from .operands import INT8, DenseWeights, from_numpy, to_numpy
 
-__all__ = ["DENSE"]
+__all__ = ["DENSE", "linear_gelu_linear", "no_onednn"]
 
 
 def linear_gelu_linear(x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
@@ -88,6 +89,12 @@ def onednn_prepacked(weights: DenseWeights, situation: Situation) -> Function:
     return call
 
 
+def onednn_int8(weights: DenseWeights, situation: Situation) -> Function:
+    """Both products of 8 bits, as `ufbert infer` computes the projections: a scale for each row of either side."""
+    linear_in, linear_out = Int8Linear(weights.w_in, weights.b_in), Int8Linear(weights.w_out, None)
+    return lambda x: linear_out(linear_in(x, activation="gelu"))
+
+
 def mkl_prepacked(weights: DenseWeights, situation: Situation) -> Function:
     """MKL with its own weight layout; what freezing a compiled model gives in float32."""
     ops = torch.ops.mkl
@@ -151,7 +158,8 @@ def blas_level_3(weights: DenseWeights, situation: Situation) -> Function:
     return call
 
 
-def _no_onednn() -> str | None:
+def no_onednn() -> str | None:
+    """Why oneDNN's products are not to be had, or None."""
     if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return None
     return "this torch was built without oneDNN"
@@ -206,8 +214,12 @@ DENSE = (
         about="torch-autotuned with TF32 products", **_TF32,
     ),
     Implementation(
-        name="onednn-prepacked", prepare=onednn_prepacked, missing=_no_onednn,
+        name="onednn-prepacked", prepare=onednn_prepacked, missing=no_onednn,
         about="oneDNN with weights packed ahead and GELU fused", **_PACKED,
+    ),
+    Implementation(
+        name="onednn-int8", prepare=onednn_int8, missing=no_onednn, dtypes=(INT8,),
+        about="oneDNN with products of 8 bits, rows quantised by our kernels", **_PACKED,
     ),
     Implementation(
         name="mkl-prepacked", prepare=mkl_prepacked, missing=_no_mkl, dtypes=("float32",),
@@ -222,7 +234,7 @@ DENSE = (
         about="control: a dense layer of one path's neurons only, torch as it comes",
     ),
     Implementation(
-        name="path-onednn", role="control", prepare=onednn_prepacked, missing=_no_onednn,
+        name="path-onednn", role="control", prepare=onednn_prepacked, missing=no_onednn,
         about="control: the same by oneDNN with weights packed ahead", **_PACKED,
     ),
 )  # fmt: skip

@@ -26,7 +26,7 @@ def figure(contestant: Contestant, cell: Cell, settings: BenchmarkSettings, limi
     visited = shape.neurons_visited if conditional and not implementation.all_neurons else neurons
     spread = Spread.of(contestant.samples)
     layers = len(contestant.functions)
-    item_bytes = cell.dtype.itemsize
+    item_bytes = cell.item_bytes
     one_by_one = implementation.per_token or (conditional and not control and not implementation.all_neurons)
     shared = shape.shared_neurons if conditional and not control else 0
     traffic = Traffic(shape, visited, entry.tokens, item_bytes, per_token=one_by_one, shared=shared)

@@ -26,9 +26,12 @@ class Situation:
 
     device: torch.device
     dtype: torch.dtype
+    """Of the operands."""
     batch: int
     threads: int
     direction: str
+    int8: bool = False
+    """Whether products are to be of 8 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,11 @@ import numpy as np
 import torch
 
 __all__ = [
-    "DenseWeights", "Operands", "Pool", "TreeWeights", "Weights", "draw_dense", "draw_inputs", "draw_trees",
+    "INT8", "DenseWeights", "Operands", "Pool", "TreeWeights", "Weights", "draw_dense", "draw_inputs", "draw_trees",
+    "operand_dtype", "rounded_to_bytes",
 ]  # fmt: skip
+
+INT8 = "int8"
 
 BIAS_DEVIATION = 0.02
 CHUNK_ROWS = 4096
@@ -87,6 +90,27 @@ class Pool:
         for start in range(0, len(self.x) - tokens + 1, tokens):
             part = slice(start, start + tokens)
             yield self.x[part] if self.grad_y is None else (self.x[part], self.grad_y[part])
+
+
+def operand_dtype(precision: str) -> torch.dtype:
+    """What x and y have, and the weights before they are packed; around products of 8 bits that is bfloat16."""
+    dtype: torch.dtype = getattr(torch, "bfloat16" if precision == INT8 else precision)
+    return dtype
+
+
+def rounded_to_bytes(weights: Weights) -> Weights:
+    """The weights that products of 8 bits stand for: 255 steps to a row, of w_out to a neuron's of trees."""
+
+    def rounded(w: torch.Tensor) -> torch.Tensor:
+        scale = w.double().abs().amax(-1, keepdim=True) / 127
+        return (w.double() / scale.clamp_min(1e-300)).round() * scale
+
+    if isinstance(weights, DenseWeights):
+        return DenseWeights(rounded(weights.w_in), weights.b_in, rounded(weights.w_out))
+    shared = None
+    if weights.shared is not None:  # what goes out of these is not of 8 bits, as in `ufbert infer`
+        shared = DenseWeights(rounded(weights.shared.w_in), weights.shared.b_in, weights.shared.w_out)
+    return TreeWeights(rounded(weights.w_in), weights.b_in, rounded(weights.w_out), shared)
 
 
 def draw_dense(hidden: int, neurons: int, seed: int, dtype: torch.dtype, device: torch.device) -> DenseWeights:

@@ -15,7 +15,7 @@ from ufbert.benchmark.timing import LONG_CALL_SECONDS, Clock, Contestant, Thread
 from .capacity import check_memory
 from .checking import Checker
 from .implementations import Absent, Implementation, Situation
-from .operands import Operands, Pool, Weights
+from .operands import INT8, Operands, Pool, Weights, operand_dtype
 from .reference import Check
 
 __all__ = ["Cell", "Preparation", "PreparedImplementation", "seconds_per_token"]
@@ -34,16 +34,17 @@ MOST_GATHERING = 0.03
 class Cell:
     """One dtype and batch size, with what is computed there."""
 
-    dtype: torch.dtype
+    dtype_name: str
+    """As on the command line."""
     batch: int
     operands: Operands
     pool: Pool
     checker: Checker
 
     @property
-    def dtype_name(self) -> str:
-        """As on the command line."""
-        return str(self.dtype).removeprefix("torch.")
+    def item_bytes(self) -> int:
+        """Of a weight."""
+        return 1 if self.dtype_name == INT8 else operand_dtype(self.dtype_name).itemsize
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Preparation:
         wrong = False
         try:
             check_memory(implementation, weights, tokens, self.settings.direction, self.device)
-            functions = self.build(implementation, weights, cell.dtype, tokens)
+            functions = self.build(implementation, weights, cell.dtype_name, tokens)
             self.blas_setting(implementation, tokens)()
             first = implementation.convert(next(cell.pool.batches(tokens)))
             started = time.monotonic()
@@ -139,7 +140,7 @@ class Preparation:
         implementation = entry.implementation
         try:
             check_memory(implementation, [weights], entry.tokens, self.settings.direction, self.device)
-            functions = self.build(implementation, [weights], cell.dtype, entry.tokens)
+            functions = self.build(implementation, [weights], cell.dtype_name, entry.tokens)
             inputs = [implementation.convert(given) for given in cell.pool.batches(entry.tokens)]
             before = self.blas_setting(implementation, entry.tokens)
             before()
@@ -184,12 +185,13 @@ class Preparation:
         )
 
     def build(
-        self, implementation: Implementation, weights: list[Weights], dtype: torch.dtype, tokens: int
+        self, implementation: Implementation, weights: list[Weights], dtype_name: str, tokens: int
     ) -> list[Callable[[Any], Any]]:
         """The function to time, for each layer."""
         situation = Situation(
             device=self.device,
-            dtype=dtype,
+            dtype=operand_dtype(dtype_name),
+            int8=dtype_name == INT8,
             batch=tokens,
             threads=self.threads.threads,
             direction=self.settings.direction,

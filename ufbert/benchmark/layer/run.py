@@ -24,7 +24,7 @@ from .checking import Checker
 from .comparison import Comparison
 from .figures import figure
 from .implementations import Absent, Implementation
-from .operands import Operands, Pool, TreeWeights, draw_dense, draw_trees
+from .operands import INT8, Operands, Pool, TreeWeights, draw_dense, draw_trees, operand_dtype
 from .paths import path_statistics
 from .pool import draw_pool
 from .preparation import Cell, Preparation
@@ -70,7 +70,7 @@ class LayerBenchmark:
         budget = TimeBudget(max(1e-3, self.budget.left() - reserve))
         done = 0
         for name in settings.dtypes:
-            dtype = getattr(torch, name)
+            dtype = operand_dtype(name)
             implementations, absent = available(
                 self.device,
                 name,
@@ -86,7 +86,7 @@ class LayerBenchmark:
             for batch in settings.batches:
                 self.note(f"{name}, batch {batch:,}")
                 seconds = budget.share(weights[done], sum(weights[done:]))
-                self.cell(implementations, operands, pool, dtype, batch, seconds)
+                self.cell(implementations, operands, pool, name, batch, seconds)
                 done += 1
                 self.advance(sum(weights[:done]) / sum(weights))
             del operands, pool  # before the next dtype's are drawn
@@ -118,7 +118,7 @@ class LayerBenchmark:
         implementations: list[Implementation],
         operands: Operands,
         pool: Pool,
-        dtype: torch.dtype,
+        dtype_name: str,
         batch: int,
         seconds: float,
     ) -> None:
@@ -128,7 +128,9 @@ class LayerBenchmark:
         torch.compiler.reset()  # else the ninth batch size would hit the limit of recompilations
         budget = TimeBudget(seconds)
         with contextlib.nullcontext() if training else torch.inference_mode():
-            cell = Cell(dtype, batch, operands, pool, Checker(operands, pool, dtype, training=training))
+            dtype = operand_dtype(dtype_name)
+            checker = Checker(operands, pool, dtype, training=training, int8=dtype_name == INT8)
+            cell = Cell(dtype_name, batch, operands, pool, checker)
             entries = [entry for chosen in implementations if (entry := preparation.prepare(chosen, cell))]
             contestants = [contestant for entry in entries for contestant in preparation.enter(entry, cell)]
             comparison = Comparison(preparation, cell, contestants if self.compared else [], settings, seconds)

@@ -9,6 +9,7 @@ import torch
 
 from ufbert.benchmark.settings import Shape
 from ufbert.benchmark.timing import Clock
+from ufbert.inference.engine.linear import multiplied_as, packs
 from ufbert.system.resources import physical_memory
 
 from .description import cache_sizes
@@ -30,7 +31,10 @@ def measure_limits(device: torch.device, dtypes: tuple[str, ...], threads: int) 
     if device.type == "cuda":
         return {**limits, **measure_gpu(device, dtypes)}
     for name in dtypes:
-        limits["gigaflops"][name] = round(_matrix_product(device, getattr(torch, name)), 1)
+        if name != "int8":
+            limits["gigaflops"][name] = round(_matrix_product(device, getattr(torch, name)), 1)
+        elif packs():
+            limits["gigaflops"][name] = round(_byte_product(), 1)
     from ufbert.numba_kernels.memory_probe import read_bandwidth
 
     sizes = cache_sizes()
@@ -58,12 +62,30 @@ def _matrix_product(device: torch.device, dtype: torch.dtype) -> float:
 
         matrix = b.numpy().T
         products.append(lambda x: sgemm(1.0, matrix, x.numpy().T))
-    clock = Clock(device)
+    return _best(products, a)
+
+
+def _byte_product() -> float:
+    """The same of bytes by oneDNN, with what it costs to scale the result into bfloat16."""
+    side = MATRIX_SIDE
+    a = torch.randint(0, 255, (side, side), dtype=torch.uint8)
+    ops = torch.ops.onednn
+    packed = ops.qlinear_prepack(torch.randint(-60, 60, (side, side), dtype=torch.int8), [side, side])
+    scales, zeros = torch.ones(side), torch.zeros(side, dtype=torch.int32)
+    out = multiplied_as(torch.bfloat16)
+    return _best(
+        [lambda x: ops.qlinear_pointwise(x, 1.0, 128, packed, scales, zeros, None, 1.0, 0, out, "none", [], "none")], a
+    )
+
+
+def _best(products: list[Callable[[Any], Any]], a: torch.Tensor) -> float:
+    """GFLOP/s of the fastest of square products."""
+    clock = Clock(a.device)
     best = float("inf")
     for product in products:
         clock.time([(product, a)])
         best = min(best, *(clock.time([(product, a)]) for _ in range(REPETITIONS)))
-    return 2 * side**3 / best / 1e9
+    return 2 * len(a) ** 3 / best / 1e9
 
 
 class Traffic:
