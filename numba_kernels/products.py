@@ -18,8 +18,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compilation import kernel
+from .pair_products import pair_dots
 from .records import Rows
-from .vectors import BYTE, I64, Storage, added, fused, row_loop, splat, sum_lanes
+from .vectors import BYTE, I64, Storage, added, fused, has_feature, row_loop, splat, sum_lanes
 
 __all__ = ["dots_1x1", "dots_1x4", "dots_3x2", "dots_4x1", "dots_pairwise_4", "weighted_sum"]
 
@@ -39,7 +40,10 @@ def _dots(cells: list[tuple[int, int]]) -> Any:
 
     @_intrinsic
     def dots(typingctx: Any, like: Any, xs: Any, ws: Any, hidden: Any, out: Any) -> Any:
+        signature = types.void(like, xs, ws, types.intp, types.intp)
         storage = Storage(like)
+        if storage.narrow and has_feature("avx512bf16"):
+            return signature, pair_dots(cells, rows, tokens)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             _, xs_at, ws_at, length, out_at = args
@@ -77,7 +81,7 @@ def _dots(cells: list[tuple[int, int]]) -> Any:
                 builder.store(total, builder.gep(out_pointer, [ir.Constant(I64, cell)]))
             return context.get_dummy_value()
 
-        return types.void(like, xs, ws, types.intp, types.intp), generate
+        return signature, generate
 
     return dots
 
