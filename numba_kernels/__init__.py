@@ -4,10 +4,10 @@ A leaf of the package: it knows numpy and numba, neither torch nor the rest of u
 """
 
 from .byte_rows import byte_rows
-from .byte_wrappers import finish_rows_at, forward_bytes_at, quantize_rows_at
+from .row_wrappers import finish_rows_at, forward_bytes_at, quantize_rows_at, softmax_rows_at
 from .wrappers import backward, forward, forward_at, keep_paths
 
 __all__ = [
     "backward", "byte_rows", "finish_rows_at", "forward", "forward_at", "forward_bytes_at", "keep_paths",
-    "quantize_rows_at",
+    "quantize_rows_at", "softmax_rows_at",
 ]  # fmt: skip

@@ -20,8 +20,8 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 __all__ = [
-    "Storage", "added", "declare", "fence", "fused", "has_feature", "pointer_to", "prefetch", "row_loop", "splat",
-    "sum_lanes",
+    "Storage", "added", "declare", "fence", "folded", "fused", "has_feature", "pointer_to", "prefetch", "row_loop",
+    "splat", "sum_lanes",
 ]  # fmt: skip
 
 BYTE = ir.IntType(8)
@@ -153,9 +153,14 @@ def added(builder: Any, x: Any, y: Any) -> Any:
 
 
 def sum_lanes(builder: Any, vector: Any) -> Any:
-    """The sum of the lanes: halves are added until one is left."""
+    """The sum of the lanes, in one order."""
+    return folded(builder, vector, added)
+
+
+def folded(builder: Any, vector: Any, join: Any) -> Any:
+    """One number of all lanes: `join(builder, low, high)` takes halves together until one is left."""
     # C: for (int half = LANES / 2; half > 0; half /= 2)
-    #        for (int lane = 0; lane < half; lane++) vector[lane] += vector[lane + half];
+    #        for (int lane = 0; lane < half; lane++) vector[lane] = join(vector[lane], vector[lane + half]);
     undefined = ir.Constant(vector.type, ir.Undefined)
     lanes = vector.type.count
     while lanes > 1:
@@ -168,7 +173,7 @@ def sum_lanes(builder: Any, vector: Any) -> Any:
             )
             for start in (0, lanes)
         )
-        vector = added(builder, low, high)
+        vector = join(builder, low, high)
         undefined = ir.Constant(vector.type, ir.Undefined)
     return builder.extract_element(vector, ir.Constant(I32, 0))
 

@@ -15,10 +15,12 @@ from torch import nn
 
 from ufbert.errors import DataError
 from ufbert.model.encoder import Layer, UltraFastBertModel
+from ufbert.model.fff import FFF
 from ufbert.model.positions import alibi_bias, relative_bias, rotation_of
 
 from .attention import Group, GroupView, PackedAttention
 from .feedforward import MakeLinear, PackedFeedforward, PackedTrees, pack_feedforward
+from .linear import Int8Linear
 
 __all__ = ["PackedEncoder"]
 
@@ -39,8 +41,9 @@ class PackedLayer(nn.Module):
             if queries is not None:
                 queries *= (hidden // attention.heads) ** -0.5
         self.attention = PackedAttention(
-            attention, make(weight, bias), make(attention.output.weight, attention.output.bias), window
-        )
+            attention, make(weight, bias), make(attention.output.weight, attention.output.bias), window,
+            loads_kernels=make is Int8Linear or isinstance(layer.feedforward, FFF),
+        )  # fmt: skip
         self.feedforward: PackedTrees | PackedFeedforward | None = None
         if layer.feedforward is not None:
             self.feedforward = pack_feedforward(layer.feedforward, activation, dtype, make)

@@ -1,4 +1,4 @@
-"""What int8 needs of the kernels, by addresses: rows to bytes, what follows a product of bytes, CMM of bytes."""
+"""What inference needs of the kernels, by addresses: softmax, and what int8 has beside its products."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 from .byte_layer import forward_bytes
 from .byte_products import most_of_sum
 from .quantization import finish_rows, quantize_rows
+from .softmax import softmax_rows
 from .threads import run_chunks
 from .wrappers import FEWEST_NUMBERS_PER_CHUNK, STORAGES, chunks_of
 
-__all__ = ["finish_rows_at", "forward_bytes_at", "quantize_rows_at"]
+__all__ = ["finish_rows_at", "forward_bytes_at", "quantize_rows_at", "softmax_rows_at"]
 
 # 0.06 ms of one core: waking a second one takes as long.
 NUMBERS_PER_CHUNK = 1 << 21
@@ -54,6 +55,16 @@ def _run_rows(work: Callable[[int, int], None], rows: int, columns: int, threads
         work(number * piece, min((number + 1) * piece, rows))
 
     run_chunks(chunk, -(-rows // piece), threads)
+
+
+def softmax_rows_at(x_at: int, rows: int, columns: int, threads: int = 1) -> None:
+    """Softmax of each of the `rows` of bfloat16 numbers at `x_at`, in place, unchecked."""
+    like, like_numbers = STORAGES["bfloat16"]
+
+    def work(start: int, stop: int) -> None:
+        softmax_rows(like, like_numbers, x_at, columns, start, stop)
+
+    _run_rows(work, rows, columns, threads)
 
 
 def forward_bytes_at(
