@@ -114,3 +114,59 @@ def test_bfloat16_and_bytes(c: ctypes.CDLL) -> None:
         for number in row.tolist()
     ]
     np.testing.assert_array_equal(result.ravel(), np.array(expected, np.uint8))
+
+
+def test_trees_of_bytes(c: ctypes.CDLL) -> None:
+    """Two trees walked token by token and five side by side; the C has the bytes in their plain order."""
+    tokens, most = 20, 127 * 128
+    for trees in (2, 5):
+        generator = np.random.default_rng(trees)
+        w_in, w_out = (generator.standard_normal((trees, 7, HIDDEN), dtype=np.float32) for _ in range(2))
+        x = generator.standard_normal((tokens, HIDDEN), dtype=np.float32).view(np.uint32) >> 16 << 16
+        stored = (x >> 16).astype(np.uint16)
+        x = x.view(np.float32)
+        (rows_in, scales_in), (rows_out, scales_out) = (numba_kernels.byte_rows(w) for w in (w_in, w_out))
+        known = np.stack([scales_in, np.zeros_like(scales_in), scales_out], -1)
+        y = np.empty_like(stored)
+        operands = (stored, known, rows_in, rows_out, y)
+        addresses = (*(array.ctypes.data for array in operands), 0, 0)
+        numba_kernels.forward_bytes_at(addresses, tokens, trees, 7, HIDDEN)
+        plain_in, plain_out = (plain(rows) for rows in (rows_in, rows_out))
+        width = ctypes.c_long(plain_in.shape[-1])
+        for t in range(tokens):
+            numbers, scale = split(x[t], most)
+            row = np.zeros((2, plain_in.shape[-1]), np.int8)
+            row[0, :HIDDEN] = (numbers + 64) >> 7
+            row[1, :HIDDEN] = numbers - 128 * ((numbers + 64) >> 7)
+            logits, rows = np.empty(3 * trees, np.float32), []
+            scales = np.empty_like(logits)
+            for p in range(trees):
+                node = 0
+                for level in range(3):
+                    total = c.dots(at(plain_in[p, node]), at(row[0]), at(row[1]), width) - 128 * int(numbers.sum())
+                    logit = np.float32(total) * (scale * scales_in[p, node])
+                    logits[3 * p + level], scales[3 * p + level] = logit, scales_out[p, node]
+                    rows.append(plain_out[p, node])
+                    node = 2 * node + 1 + int(logit > 0)
+            activations = np.empty_like(logits)
+            gelu_into(logits, activations)
+            weights, scale = split(activations * scales, most)
+            own = np.array([r.ctypes.data for r in rows]), weights.astype(np.int16), np.empty(HIDDEN, np.float32)
+            count, hidden = ctypes.c_long(len(rows)), ctypes.c_long(HIDDEN)
+            c.add_up(at(own[0]), at(own[1]), count, hidden, ctypes.c_float(float(scale)), at(own[2]))
+            expected = np.array([c.narrowed(ctypes.c_float(number)) for number in own[2].tolist()], np.uint16)
+            np.testing.assert_array_equal(expected, y[t])
+
+
+def split(x: Floats, most: int) -> tuple[npt.NDArray[np.int64], np.float32]:
+    """The numbers of at most +-most that x is rounded to, and their scale."""
+    largest = np.abs(x).max()
+    factor = np.float32(most) / largest
+    sums = (x.astype(np.float64) * float(factor) + 32768.5).astype(np.float32)
+    return sums.astype(np.int64) - 32768, np.float32(largest * np.float32(1 / most))
+
+
+def plain(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Bytes in the order of the weights."""
+    blocks = rows.reshape(*rows.shape[:2], -1, 4, 4, 4).swapaxes(-3, -2)
+    return np.ascontiguousarray(blocks).reshape(rows.shape)
