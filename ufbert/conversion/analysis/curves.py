@@ -55,8 +55,8 @@ def strongest(chunk: Chunk, sizes: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _oracle(study: LayerUnderStudy, k: int) -> float:
-    columns = study.columns
-    sizes = columns[:-1].norm(dim=1)
+    columns = study.dense.linear_out.weight.T
+    sizes = columns.norm(dim=1)
 
     def features(chunk: Chunk) -> torch.Tensor:
         return strongest(chunk, sizes, k)
@@ -66,8 +66,8 @@ def _oracle(study: LayerUnderStudy, k: int) -> float:
 
 
 def _fixed(study: LayerUnderStudy, neurons: Sequence[int]) -> list[Point]:
-    columns = study.columns
-    sums = _regress(study, lambda chunk: chunk.activations, len(columns) - 1)
+    columns = study.dense.linear_out.weight.T
+    sums = _regress(study, lambda chunk: chunk.activations, len(columns))
     order = sums.pursuit(max(neurons))
     points = []
     for k in neurons:
@@ -94,13 +94,11 @@ def _mapped(coefficients: torch.Tensor) -> Features:
 def _trees(study: LayerUnderStudy, shape: TreeShape) -> float:
     layer = FFF(study.fitting.shape[1], shape.trees, shape.depth, output_bias=True, device=study.device)
     place_neurons(layer, study.dense, study.fitting[:PLACEMENT_TOKENS].float())
-    assert layer.b_out is not None
-    towards = torch.cat((layer.w_out.flatten(0, 1), layer.b_out[None]))
 
     def features(chunk: Chunk) -> torch.Tensor:
         return activations_of(layer, chunk.x)
 
-    coefficients = _regress(study, features, layer.trees * layer.nodes).ridge(towards)
+    coefficients = _regress(study, features, layer.trees * layer.nodes).ridge(layer.w_out.flatten(0, 1))
     return study.error(lambda chunk: apply_map(features(chunk), coefficients))
 
 

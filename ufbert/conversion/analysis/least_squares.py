@@ -13,7 +13,7 @@ from ufbert.conversion.distillation.shared_neurons import pursue
 __all__ = ["RIDGE", "LeastSquares", "apply_map"]
 
 RIDGE = 1e-3
-"""Penalty in units of the features' mean square. On all-MiniLM-L6-v2 1e-4 gives the same errors to 0.001."""
+"""Penalty in units of the features' mean variance. On all-MiniLM-L6-v2 1e-4 gives the same errors to 0.001."""
 # Of the maps from the layer's input, which has no directions that are nearly absent: only against singular matrices.
 LINEAR_RIDGE = 1e-6
 
@@ -32,17 +32,18 @@ class LeastSquares:
         self.moments += (design.T @ (targets * weights)).double()
 
     def ridge(self, towards: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """The coefficients (F + 1, H), drawn towards `towards` of the same shape; with `keep` those features alone."""
-        gram, moments = self.gram, self.moments
+        """The coefficients (F + 1, H), drawn towards `towards` (F, H); with `keep` of those features alone.
+
+        Features count around their means, and the intercept is free: a neuron that is on all the time, with small
+        differences, is drawn no more than others.
+        """
+        gram, moments, feature_means, target_means = self._centred()
         if keep is not None:
-            keep = torch.cat((keep, keep.new_tensor([len(gram) - 1])))
             gram, moments, towards = gram[keep][:, keep], moments[keep], towards[keep]
-        penalty = RIDGE * gram.diagonal()[:-1].mean().clamp(min=1e-12)
-        solution: torch.Tensor = torch.linalg.solve(
-            gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
-            moments + penalty * towards.double(),
-        )
-        return solution.float()
+            feature_means = feature_means[keep]
+        penalty = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
+        coefficients = _solve(gram, moments + penalty * towards.double(), penalty)
+        return _with_intercept(coefficients, feature_means, target_means)
 
     def pursuit(self, count: int) -> torch.Tensor:
         """Indices (count,) of the features that orthogonal matching pursuit takes, the best first."""
@@ -56,14 +57,12 @@ class LeastSquares:
         1975, "Reduced-rank regression for the multivariate linear model".
         """
         gram, moments, feature_means, target_means = self._centred()
-        penalty = LINEAR_RIDGE * gram.diagonal().mean().clamp(min=1e-12)
-        full = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), moments)
+        full = _solve(gram, moments, LINEAR_RIDGE * gram.diagonal().mean().clamp(min=1e-12))
         _, directions = torch.linalg.eigh(full.T @ gram @ full)  # ascending
         maps = []
         for rank in ranks:
             leading = directions[:, max(0, len(directions) - rank) :]
-            coefficients = full @ leading @ leading.T
-            maps.append(torch.cat((coefficients, (target_means - feature_means @ coefficients)[None])).float())
+            maps.append(_with_intercept(full @ leading @ leading.T, feature_means, target_means))
         return maps
 
     def _centred(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -72,6 +71,17 @@ class LeastSquares:
         feature_means, target_means = sums / total, self.moments[-1] / total
         gram = self.gram[:-1, :-1] - torch.outer(sums, feature_means)
         return gram, self.moments[:-1] - torch.outer(sums, target_means), feature_means, target_means
+
+
+def _solve(gram: torch.Tensor, moments: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
+    """(gram + penalty I)^-1 moments."""
+    solution: torch.Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), moments)
+    return solution
+
+
+def _with_intercept(coefficients: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Coefficients (F, H) and below them the intercept that takes the features' means (F,) to the targets' (H,)."""
+    return torch.cat((coefficients, (targets - features @ coefficients)[None])).float()
 
 
 def apply_map(features: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:

@@ -54,12 +54,6 @@ class LayerUnderStudy:
         """Where everything is computed."""
         return self.dense.linear_out.weight.device
 
-    @property
-    def columns(self) -> torch.Tensor:
-        """Output weights, neuron by neuron, and the output bias as the last row: (I + 1, H)."""
-        w_out, bias = self.dense.linear_out.weight, self.dense.linear_out.bias
-        return torch.cat((w_out.T, (torch.zeros_like(w_out[:, 0]) if bias is None else bias)[None]))
-
     def chunks(self, inputs: torch.Tensor) -> Iterator[Chunk]:
         """`inputs` (tokens, H) a few at a time."""
         for start in range(0, len(inputs), CHUNK):
