@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ufbert.errors import ConfigError
 from ufbert.settings.distillation import DistillationSettings
 
 from .command_line import command_line
@@ -16,12 +17,20 @@ from .shared_options import ConfigOption, RevisionOption, SetOption
 __all__ = ["convert"]
 
 DEFAULTS = DistillationSettings()
+# What only --analyse takes, and what it has no use for.
+OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
+OF_CONVERSION = ("to", "drop_head", "trees", "shared", "minutes", "steps", "batch_size", "learning_rate")
 
 
 def convert(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="Checkpoint folder, or the name of a model on the Hugging Face hub.")],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="New folder for the result.")],
+    destination: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DEST", help="New folder for the result; with --analyse it may be left out.", show_default=False
+        ),
+    ] = None,
     revision: RevisionOption = None,
     to: Annotated[
         str, typer.Option("--to", help="ultrafastbert, dense (Hugging Face layout) or onnx.")
@@ -80,13 +89,51 @@ def convert(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the choice and order of texts.", show_default=str(DEFAULTS.seed))
     ] = None,
+    analyse: Annotated[
+        bool,
+        typer.Option(
+            "--analyse",
+            help="Convert nothing: measure on --corpus what choosing neurons for each token could be worth in each "
+            "dense layer, and how much of it trees get.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="With --analyse: new folder for analysis.json, .md and .svg."),
+    ] = None,
+    neurons: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K[,K]",
+            help="With --analyse: numbers of neurons that a token uses.",
+            show_default="12,24,48,84,160,240,384,768",
+        ),
+    ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="With --analyse: the one of --neurons that the table is about.",
+            show_default="nearest to a 16th of the layer",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="With --analyse: fit on so many tokens; up to half as many more are held out.", show_default="32768"
+        ),
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Convert SOURCE to DEST: exactly, or with --trees into fast feedforward layers by distillation."""
+    """Convert SOURCE to DEST: exactly, or with --trees into fast feedforward layers by distillation.
+
+    With --analyse nothing is converted: the table of what trees could be worth goes to stdout.
+    """
     from ufbert.conversion import ConversionRequest, convert_checkpoint
     from ufbert.settings.toml import load_settings
 
+    _check_options(context, analyse)
     run_on_one_process("convert")
     options = {
         "distillation.text_column": text_column,
@@ -98,6 +145,31 @@ def convert(
         "distillation.device": device,
         "distillation.seed": seed,
     }
+    distillation = load_settings(config, set_ or [], options=options).distillation
+    if analyse:
+        from ufbert.conversion.analysis.request import NEURONS, TOKENS, AnalysisRequest, parse_neurons
+        from ufbert.conversion.analysis.run import analyse_checkpoint
+
+        if destination is not None and out is not None:
+            raise ConfigError(f"--out {out}: the analysis goes to DEST {destination} already; give one of the two")
+        analyse_checkpoint(
+            AnalysisRequest(
+                source,
+                corpus=tuple(corpus or ()),
+                out=out or destination,
+                neurons=NEURONS if neurons is None else parse_neurons(neurons),
+                at=at,
+                tokens=TOKENS if tokens is None else tokens,
+                depth=depth,
+                revision=revision,
+                family=family,
+                distillation=distillation,
+                command=command_line(context),
+            )
+        )
+        return
+    if destination is None:
+        context.fail("Missing argument 'DEST'.")
     request = ConversionRequest(
         source,
         destination,
@@ -109,7 +181,18 @@ def convert(
         revision=revision,
         family=family,
         drop_head=drop_head,
-        distillation=load_settings(config, set_ or [], options=options).distillation,
+        distillation=distillation,
         command=command_line(context),
     )
     convert_checkpoint(request)
+
+
+def _check_options(context: typer.Context, analyse: bool) -> None:
+    """Raise `ConfigError` for an option that would be ignored."""
+    spellings = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name in OF_CONVERSION if analyse else OF_THE_ANALYSIS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            if analyse:
+                raise ConfigError(f"{spellings[name]}: --analyse converts nothing, and has no use for it; leave it out")
+            raise ConfigError(f"{spellings[name]} belongs to --analyse; give that too, or leave it out")

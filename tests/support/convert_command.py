@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,8 +32,8 @@ def run_convert(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> t
     return int(exit_.value.code or 0), captured.err
 
 
-def write_dense_model(folder: Path, feedforward: str = "dense") -> None:
-    """A small dense post-norm model with its tokenizer, as `convert` makes of a BERT."""
+def write_dense_model(folder: Path, feedforward: str = "dense", **changes: Any) -> None:
+    """A small dense post-norm model with its tokenizer, as `convert` makes of a BERT; `changes` are config fields."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(TEXTS, 200, min_frequency=1)
     config = UltraFastBertConfig(
@@ -53,7 +54,7 @@ def write_dense_model(folder: Path, feedforward: str = "dense") -> None:
         initializer_range=0.15,
         provenance={"pooling": "mean", "normalize": True},
     )
-    UltraFastBertForMaskedLM(config).save_pretrained(folder, tokenizer=tokenizer)
+    UltraFastBertForMaskedLM(config.replace(**changes)).save_pretrained(folder, tokenizer=tokenizer)
 
 
 def write_documents(file: Path, documents: list[str]) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["choose_shared", "regress_on"]
+__all__ = ["choose_shared", "pursue", "regress_on"]
 
 # Neurons whose activation the taken ones say up to this share of its square add nothing but noise.
 LEAST_OWN_SHARE = 1e-4
@@ -20,8 +20,15 @@ def choose_shared(activations: torch.Tensor, outputs: torch.Tensor, count: int) 
 
     activations (tokens, I) and outputs (tokens, H) are centred.
     """
-    gram = (activations.T @ activations).double()
-    moments = (activations.T @ outputs).double()
+    return pursue((activations.T @ activations).double(), (activations.T @ outputs).double(), count)
+
+
+def pursue(gram: torch.Tensor, moments: torch.Tensor, count: int) -> torch.Tensor:
+    """The same from the products of the activations among themselves (I, I) and with the outputs (I, H), float64.
+
+    Both are left as they are.
+    """
+    gram, moments = gram.clone(), moments.clone()
     own = gram.diagonal().clone()
     free = torch.ones_like(own, dtype=torch.bool)
     chosen = []
@@ -37,7 +44,7 @@ def choose_shared(activations: torch.Tensor, outputs: torch.Tensor, count: int) 
             direction = gram[best] / left[best].sqrt()
             moments -= torch.outer(direction, moments[best] / left[best].sqrt())
             gram -= torch.outer(direction, direction)
-    return torch.tensor(chosen, dtype=torch.int64, device=activations.device)
+    return torch.tensor(chosen, dtype=torch.int64, device=gram.device)
 
 
 def regress_on(shared: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
