@@ -21,7 +21,7 @@ from ufbert.model.positions import alibi_bias, relative_bias, rotation_of
 from .attention import Group, GroupView, PackedAttention
 from .linear import Int8Linear, PackedLinear
 
-__all__ = ["PackedEncoder"]
+__all__ = ["PackedEncoder", "PackedFeedforward", "PackedTrees"]
 
 MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], PackedLinear | Int8Linear]
 
