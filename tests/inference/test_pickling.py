@@ -159,3 +159,35 @@ class TestErrors:
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is MissingExtraError
         assert str(again) == "this needs ray; install it with: pip install 'ufbert[ray]'" == str(error)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is mapped")
+def test_trees_in_float32_stay_in_the_file_that_processes_share(tiny_checkpoints: dict[str, Path]) -> None:
+    folder = tiny_checkpoints["encoder"].resolve()
+    shared: dict[str, int] = {}
+    for precision in ("float32", "bfloat16"):
+        pipeline = Pipeline(folder, precision=precision)
+        pipeline(TEXTS)
+        model: Any = pipeline._task
+        rows = [getattr(layer.feedforward.trees, name) for layer in model.model.layers for name in ("w_in", "w_out")]
+        rows.append(model.model.embeddings.word.weight)
+        mapped = [lines for name, lines in mappings() if name == str(folder / "model.safetensors")]
+        spans = [span for span, _ in mapped]
+        inside = [any(start <= tensor.data_ptr() < end for start, end in spans) for tensor in rows]
+        shared[precision] = sum(inside)
+        assert sum(dirty for _, dirty in mapped) == 0  # nothing was written to, which would make a copy
+    assert shared == {"float32": 5, "bfloat16": 1}
+
+
+def mappings() -> list[tuple[str, tuple[tuple[int, int], int]]]:
+    """File, addresses and pages written to, in KiB, of what this process has mapped."""
+    found: list[tuple[str, tuple[tuple[int, int], int]]] = []
+    name, span = "", (0, 0)
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0]:
+            start, end = words[0].split("-")
+            name, span = " ".join(words[5:]), (int(start, 16), int(end, 16))
+        elif words[0] == "Private_Dirty:":
+            found.append((name, (span, int(words[1]))))
+    return found
