@@ -47,6 +47,8 @@ OWN = {
     Subject.paths: ("inputs", "text_column", "encoding", "delimiter", "no_header", "tokens"),
     Subject.quality: ("inputs", "out", "only", "jobs", "train", "corpus", "set_", "show"),
 }
+# What says the shape of a model that is built, and nothing to one that is there.
+SHAPE = ("preset", "trees", "depth", "shared", "hidden_size", "intermediate_size", "layers", "key_value_heads")
 TOO = {Subject.paths: ("device", "json"), Subject.quality: ("threads", "seconds")}
 
 
@@ -65,6 +67,14 @@ def bench(
             metavar="[CHECKPOINT FILE...|RECIPE]",
             help="For paths: a checkpoint's folder or hub id, and text files, folders or globs as of ufbert infer. "
             "For quality: a TOML file, or the name of a recipe that ufbert ships.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|HUB-ID",
+            help="Time this checkpoint, one of ours or one that ufbert convert reads, beside other software on its own "
+            "weights, in the place of a model that the options of shape build (encoder).",
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
@@ -195,6 +205,7 @@ def bench(
     run_benchmark(
         BenchmarkSettings.from_options(
             subject=subject.value,
+            model=model,
             device=device.value,
             preset=preset,
             batches=batch,
@@ -266,6 +277,11 @@ def _check_options(context: typer.Context, subject: Subject) -> None:
             continue
         given = context.params[name]
         option = (given[0] + ":") if name == "inputs" else spellings[name].opts[0]
+        if context.params["model"] is not None and subject is Subject.encoder and name in SHAPE:
+            raise ConfigError(
+                f"{option} shapes a model that is built; {context.params['model']} has a shape of its own: leave out "
+                f"{option} or --model"
+            )
         owner = next((other for other in OWN if name in OWN[other]), None)
         if owner is not None:
             alone = option if name == "inputs" else f"{option}:"

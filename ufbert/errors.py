@@ -13,6 +13,10 @@ Every class also is the built-in error a caller of the library would expect, so 
 around a bad configuration works.
 """
 
+from __future__ import annotations
+
+from typing import Self
+
 __all__ = [
     "BackendError",
     "CheckpointError",
@@ -59,3 +63,8 @@ class MissingExtraError(UfbertError, ImportError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         """`package` is what failed to import, `extra` the name in pyproject.toml, `purpose` what needs it."""
         super().__init__(f"{purpose} needs {package}; install it with: pip install 'ufbert[{extra}]'")
+        self._parts = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, str]]:
+        """Made of its parts again, where a worker's error is passed on to another process."""
+        return type(self), self._parts

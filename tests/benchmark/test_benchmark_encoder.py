@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmark_processes import InProcess
 
 from ufbert.benchmark import run
 from ufbert.benchmark.models import encoder, encoder_processes
@@ -26,7 +25,6 @@ from ufbert.benchmark.models.peers.parts import PARTS, time_parts
 from ufbert.benchmark.models.peers.process import Worker, WorkerError
 from ufbert.benchmark.models.peers.roster import ENCODERS, choose_encoders
 from ufbert.benchmark.models.peers.weights import write_models
-from ufbert.benchmark.models.peers.worker import Server, memory
 from ufbert.benchmark.report.encoder_results import EncoderResult, Latency, compare_encoders
 from ufbert.benchmark.settings import BenchmarkSettings
 from ufbert.benchmark.timing import Spread
@@ -66,34 +64,6 @@ def job(tmp_path: Path) -> Job:
         module="ours", precision="float32", device="cpu", threads=1, folder=str(tmp_path), sequence_length=LENGTH,
         vocabulary=VOCABULARY, seed=0, options={"model": "fff"},
     )  # fmt: skip
-
-
-class InProcess:
-    """A worker without a process of its own: the same server, called."""
-
-    # The processes load at the same time. In one, transformers' `from_pretrained` must not run twice at once: each
-    # call puts an empty `tie_weights` into its base class for a while, and the later one would leave it there.
-    turn = threading.Lock()
-
-    def __init__(self, threads: int, *, ours: bool) -> None:
-        self.server = Server()
-        self.idle_cpu_seconds = 0.0
-        self.resident_bytes = self.peak_bytes = memory()["resident_bytes"]
-
-    def ask(self, do: str, *, limit: float = 0.0, **request: Any) -> dict[str, Any]:
-        with self.turn, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            reply = self.server.answer(json.loads(json.dumps({"do": do, **request})))
-        return json.loads(json.dumps(reply))  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> InProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 class TestRoster:
@@ -232,6 +202,7 @@ def result(
         layer=layer, implementation=name, peer=peer, device="cpu", dtype=dtype, threads=1, batch=batch,
         sequence_length=100, layers=2, spread=Spread(seconds, seconds, seconds), samples=3, calls_per_sample=1,
         latency=Latency.of([seconds] * 3), resident_bytes=None, peak_bytes=None, error=0.0, largest_error=0.0,
+        lowest_cosine=1.0,
     )  # fmt: skip
 
 

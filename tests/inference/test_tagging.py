@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import warnings
 from pathlib import Path
@@ -217,6 +218,27 @@ def test_the_command_finds_entities_and_writes_them_to_every_format(
         assert [json.loads(row["entities"]) for row in csv.DictReader(file)] == expected
     assert pq.read_table(tmp_path / "out.parquet").column("entities").to_pylist() == expected
     assert [json.loads(line)["entities"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == expected
+
+
+def test_parquet_without_any_entity_has_the_types_of_one_with(
+    capsys: Capture, tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = UltraFastBertForTokenClassification.from_pretrained(tagger)
+    with torch.no_grad():
+        silent.tagger.scores.bias[0] += 1000  # O, whatever the text
+    silent.save_pretrained(tmp_path / "silent", tokenizer=Pipeline(tagger).tokenizer)
+    (tmp_path / "in.txt").write_text("\n".join(SENTENCES) + "\n")
+    for folder, name in ((tagger, "some"), (tmp_path / "silent", "none")):
+        infer(capsys, folder, tmp_path / "in.txt", "--output", tmp_path / f"{name}.parquet")
+    some, none = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("some", "none"))
+    assert none.column("entities").to_pylist() == [[], [], []]
+    assert none.schema == some.schema
+    assert none.schema.names == ["text", "entities"]
+    # Standard input, which cannot be read twice, takes another way.
+    stream = io.TextIOWrapper(io.BytesIO((tmp_path / "in.txt").read_bytes()))
+    monkeypatch.setattr("sys.stdin", stream)
+    infer(capsys, tmp_path / "silent", "-", "--output", tmp_path / "piped.parquet")
+    assert pq.read_table(tmp_path / "piped.parquet").schema == some.schema
 
 
 def test_an_interrupted_run_goes_on(

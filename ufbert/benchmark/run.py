@@ -12,7 +12,9 @@ from ufbert.benchmark.layer.run import LayerBenchmark
 from ufbert.benchmark.machine.description import cpu_times, describe_machine, foreign_share, peak_memory
 from ufbert.benchmark.machine.limits import measure_limits
 from ufbert.benchmark.machine.tensor_float import tf32
+from ufbert.benchmark.models.checkpoint_encoder import CheckpointBenchmark
 from ufbert.benchmark.models.encoder import EncoderBenchmark
+from ufbert.benchmark.models.peers.checkpoint import read_checkpoint_model
 from ufbert.benchmark.models.training import ModelBenchmark
 from ufbert.benchmark.report.encoder_plot import draw_encoders
 from ufbert.benchmark.report.plot import check_plot, draw
@@ -72,6 +74,11 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
     device = choose_device(settings.device)
     budget = TimeBudget(settings.seconds)
     report = Report(settings, describe_machine(device))
+    checkpoint = None
+    if settings.model is not None:
+        checkpoint, notes = read_checkpoint_model(settings)
+        for line in notes:
+            note(f"note: {line}")
     with progress() as bar, Threads(settings.threads) as threads, tf32(False):
         before = cpu_times()
         time.sleep(LOOK_SECONDS)
@@ -111,7 +118,11 @@ def measure(settings: BenchmarkSettings, *, sweep: bool = False) -> Report:
                 left = max(budget.left(), 0.5 * SWEEP_SHARE * settings.seconds)
                 report.sweep = sweep_depths(settings, device, limits, threads, left, dense_name(report), tell)
         elif settings.subject == "encoder":
-            encoders = EncoderBenchmark(settings, device, budget, tell, advance)
+            if checkpoint is None:
+                encoders = EncoderBenchmark(settings, device, budget, tell, advance)
+            else:
+                encoders = CheckpointBenchmark(checkpoint, settings, device, budget, tell, advance)
+                report.model = encoders.described
             encoders.run()
             report.encoders, report.breakdowns = encoders.results, encoders.breakdowns
             report.absent, report.paths, report.facts = encoders.absent, encoders.paths, encoders.facts

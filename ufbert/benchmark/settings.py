@@ -91,6 +91,8 @@ class BenchmarkSettings:
 
     subject: str = "layer"
     """`layer`, `encoder` (forward pass) or `training` (a whole training step)."""
+    model: str | None = None
+    """The checkpoint that is the encoder, in the place of one of `shape`, `layers` and `heads`."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
     shape: Shape = Shape()
@@ -118,6 +120,8 @@ class BenchmarkSettings:
 
     def __post_init__(self) -> None:
         shape = self.shape
+        if self.model is not None and self.subject != "encoder":
+            raise ConfigError("--model belongs to `bench encoder`")
         check_shape(shape.hidden_size, shape.trees, shape.depth)
         if shape.intermediate_size < 1:
             raise ConfigError(f"--intermediate-size must be at least 1, not {shape.intermediate_size}")
@@ -153,6 +157,7 @@ class BenchmarkSettings:
         cls,
         *,
         subject: str = "layer",
+        model: str | None = None,
         device: str = "cpu",
         preset: str = "bert-base",
         batches: str = "",
@@ -194,6 +199,7 @@ class BenchmarkSettings:
         default_dtypes = {"layer": DTYPES, "encoder": ENCODER_DTYPES, "training": DTYPES}[subject]
         return cls(
             subject=subject,
+            model=model,
             device=device,
             shape=Shape(
                 hidden_size=hidden_size,
@@ -219,6 +225,8 @@ class BenchmarkSettings:
         """The `settings` of the JSON file."""
         values = dataclasses.asdict(self)
         shape = values.pop("shape")
+        if self.model is not None:  # whose own shape the report has
+            return {name: value for name, value in values.items() if name not in ("layers", "heads", "key_value_heads")}
         return {
             **values,
             **shape,

@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from .git_lfs import refuse_git_lfs_pointer
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
+    "checkpoint_files",
     "locate_checkpoint",
     "read_json",
     "read_pickled_tensors",
@@ -35,6 +37,7 @@ __all__ = [
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+FILES = (".bin", ".json", ".safetensors")
 
 
 def locate_checkpoint(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
@@ -54,6 +57,12 @@ def locate_checkpoint(folder_or_hub_id: str | Path, revision: str | None = None)
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise CheckpointError(f"{text}: no such folder")
     return download_checkpoint(text, revision)
+
+
+def checkpoint_files(folder: Path) -> Iterator[Path]:
+    """The files that a checkpoint is read from, in their order, those of its modules for embeddings too."""
+    found = [*folder.iterdir(), *folder.glob("[0-9]*_*/*")]
+    return (file for file in sorted(found) if file.suffix in FILES)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from ufbert.model.pretrained import PretrainedModel, read_config
 from ufbert.model.token_head import UltraFastBertForTokenClassification
 from ufbert.settings.inference import AUTO
 from ufbert.system.devices import autocast, choose_device
+from ufbert.system.forking import work_alone_after_fork
 from ufbert.system.interruption import Interruption
 from ufbert.text.batching import Example, Window, encode_window, length_batches, windows
 from ufbert.text.long_texts import choose_overlap
@@ -41,6 +42,7 @@ from .embed import Embed, choose_embedding, count_prompt_tokens, lowercase_first
 from .engine import prepare
 from .fill_mask import FillMask
 from .options import check_length, check_relevance, choose_inference_precision, choose_long_text, choose_task
+from .pickling import Recipe, make_again
 from .predictions import Classify, Prediction, Task
 from .tag import Tag
 
@@ -101,6 +103,9 @@ class Pipeline:
     of the windows' embeddings or probabilities, weighted by their tokens; each mask is filled and each token tagged
     by the window that holds most of the text around it. Of a pair the longer text is split.
 
+    A pickled pipeline is its folder and these options, not its weights: unpickling makes it anew of them, on the
+    machine where that happens, so that processes can be given one. Threads are the process', see `docs/scale.md`.
+
     Raises `CheckpointError` for a folder that is none, or lacks the head or the tokenizer, `ConfigError` for
     a value that cannot be, `BackendError` for a device or backend that is not there.
     """
@@ -126,7 +131,10 @@ class Pipeline:
         device: str = "auto",
         backend: str = "auto",
     ) -> None:
+        options = {name: value for name, value in locals().items() if name != "self"}
+        work_alone_after_fork()
         self.folder = locate_checkpoint(folder, revision)
+        self._recipe = Recipe.of(self.folder, options)
         self.config = read_config(self.folder)
         self.task = choose_task(task, self.config, str(folder))
         embed = self.task == "embed"
@@ -182,6 +190,11 @@ class Pipeline:
             )
         self._task = self._load(aggregation, top_k, [targets] if isinstance(targets, str) else targets or ())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Raises `CheckpointError` if the folder has changed, of which another model would be made."""
+        self._recipe.check(self.folder)
+        return make_again, (type(self), self._recipe)
+
     @property
     def dtype(self) -> torch.dtype:
         """Of autocast on a GPU; on a CPU the model itself is in its precision."""
@@ -202,6 +215,11 @@ class Pipeline:
     def columns(self) -> tuple[str, ...]:
         """What a result consists of, for the columns of a file."""
         return self._task.columns
+
+    @property
+    def sample(self) -> dict[str, Any]:
+        """A result with something in each list, for the columns whose lists may be empty in every text."""
+        return self._task.sample
 
     def __call__(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Prediction]:
         """The results of all texts, or of all pairs of texts.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ class Task(abc.ABC):
 
     columns: tuple[str, ...]
     """What the result of a text is called in an output file."""
+    sample: ClassVar[dict[str, Any]] = {}
+    """Of columns whose lists may be empty in every text, a list that is not, which shows their types."""
 
     def prepare(self, example: Example) -> Example:
         """Change a text before it is tokenised."""

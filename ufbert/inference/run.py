@@ -111,6 +111,7 @@ def _run(pipeline: Pipeline, rows: InputRows, results: PartialResults | ResultWr
     """Write the results of all rows that are not there yet, and say at the end what was done."""
     progress = results.progress if isinstance(results, PartialResults) else Progress()
     before = progress.texts, progress.tokens
+    results.expect(pipeline.sample)
     # Every process meets the rows that cannot be read; the first one speaks of them. Those that the task cannot
     # take belong to one process.
     skip_bad = rows.request.skip_bad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ class Tag(Task):
     """
 
     columns = ("entities",)
+    sample: ClassVar[dict[str, Any]] = {"entities": [{"label": "", "score": 0.5, "text": "", "start": 0, "end": 0}]}
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from ufbert.benchmark.timing import Spread, TimeBudget
 from ufbert.errors import ConfigError
 from ufbert.system.resources import available_cores, available_memory
 
-from .encoder_processes import EncoderProcess, load_encoders, sample_in_turn, warm_up
+from .encoder_processes import TOLERANCE, EncoderProcess, load_encoders, sample_in_turn, warm_up
 
 __all__ = ["EncoderBenchmark", "waves"]
 
@@ -41,6 +41,10 @@ USABLE_SHARE = 0.8
 class EncoderBenchmark:
     """The encoder benchmark of one device."""
 
+    whose = "an encoder of this shape"
+    tolerance = TOLERANCE
+    smaller = "choose fewer --layers, a smaller --hidden-size or another --preset"
+
     def __init__(
         self,
         settings: BenchmarkSettings,
@@ -51,6 +55,10 @@ class EncoderBenchmark:
     ) -> None:
         self.settings, self.device = settings, device
         self.budget, self.note, self.advance = budget, note, advance
+        self.layers = settings.layers
+        self.tokenizer_of, self.peer_model = "fff", "bert"
+        self.exported: set[str] = set()
+        """Kinds that `write` has made already."""
         self.results: list[EncoderResult] = []
         self.breakdowns: list[Breakdown] = []
         self.absent: list[Absent] = []
@@ -60,19 +68,15 @@ class EncoderBenchmark:
 
     def run(self) -> None:
         """Time everything; fills the attributes above. Raises `ConfigError` for a model larger than the memory."""
-        settings = self.settings
-        entries, self.absent = choose_encoders(settings.implementations, settings.dtypes, settings.device)
+        entries, self.absent = self.choose()
         free = available_memory()
-        each = WEIGHT_COPIES * 4 * dense_parameters(settings) + FRAMEWORK_BYTES
+        each = WEIGHT_COPIES * 4 * self.parameters + FRAMEWORK_BYTES
         if free is not None and each > free:
             raise ConfigError(
-                f"an encoder of this shape needs about {each / 2**30:,.0f} GiB, {free / 2**30:,.0f} GiB are free; "
-                "choose fewer --layers, a smaller --hidden-size or another --preset"
+                f"{self.whose} needs about {each / 2**30:,.0f} GiB, {free / 2**30:,.0f} GiB are free; {self.smaller}"
             )
         with tempfile.TemporaryDirectory(prefix="ufbert-bench-") as folder:
-            self.note("writing the models")
-            self.paths = write_models(settings, self.job("", folder))
-            entries = self.export(entries, folder)
+            entries = self.export(self.write(entries, folder), folder)
             groups = waves(entries, each, free)
             for done, group in enumerate(groups):
                 self.run_wave(group, folder, done, len(groups))
@@ -83,18 +87,34 @@ class EncoderBenchmark:
         self.results.sort(key=lambda r: (r.batch, names.index((r.implementation, r.dtype))))
         self.facts["processes_at_once"] = max((len(group) for group in groups), default=0)
 
+    @property
+    def parameters(self) -> int:
+        """Of the largest model, nearly."""
+        return dense_parameters(self.settings)
+
+    def choose(self) -> tuple[list[EncoderVariant], list[Absent]]:
+        """What to time, and what is not to be had."""
+        return choose_encoders(self.settings.implementations, self.settings.dtypes, self.settings.device)
+
+    def write(self, entries: list[EncoderVariant], folder: str) -> list[EncoderVariant]:
+        """Write what the processes load; those that can load it."""
+        self.note("writing the models")
+        self.paths = write_models(self.settings, self.job("", folder))
+        return entries
+
     def job(self, module: str, folder: str, precision: str = "float32", **options: Any) -> Job:
         """What a worker is told."""
         settings = self.settings
         return Job(
             module=module, precision=precision, device=self.device.type, threads=settings.threads, folder=folder,
-            sequence_length=settings.sequence_length, vocabulary=VOCABULARY, seed=settings.seed, options=options,
+            sequence_length=settings.sequence_length, vocabulary=VOCABULARY, seed=settings.seed,
+            peer_model=self.peer_model, options=options,
         )  # fmt: skip
 
     def export(self, entries: list[EncoderVariant], folder: str) -> list[EncoderVariant]:
         """Make the peers' reference and models; those whose model cannot be made become absent."""
         needed = {entry: entry.encoder.exports(entry.precision) for entry in entries}
-        kinds = list(dict.fromkeys(kind for kinds in needed.values() for kind in kinds))
+        kinds = dict.fromkeys(kind for kinds in needed.values() for kind in kinds if kind not in self.exported)
         failed: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
             worker: Worker | None = None
@@ -124,7 +144,7 @@ class EncoderBenchmark:
 
         with contextlib.ExitStack() as stack:
             self.note(f"loading {len(entries)} encoders")
-            processes, absent, versions = load_encoders(entries, make_job, stack)
+            processes, absent, versions = load_encoders(entries, make_job, stack, self.tolerance)
             self.absent += absent
             self.facts["versions"] |= versions
             for position, batch in enumerate(batches):
@@ -166,7 +186,7 @@ class EncoderBenchmark:
             threads=settings.threads,
             batch=batch,
             sequence_length=settings.sequence_length,
-            layers=settings.layers,
+            layers=self.layers,
             spread=Spread.of([float(np.mean(sample)) for sample in process.samples]),
             samples=len(process.samples),
             calls_per_sample=process.calls_per_sample,
@@ -175,6 +195,7 @@ class EncoderBenchmark:
             peak_bytes=worker.peak_bytes,
             error=process.error,
             largest_error=process.largest_error,
+            lowest_cosine=process.lowest_cosine,
         )
 
     def break_down(self, process: EncoderProcess, batch: int) -> Breakdown:
@@ -197,7 +218,7 @@ class EncoderBenchmark:
         """Add the cost of tokenising to the breakdowns."""
         self.note("timing the tokenizer")
         with Worker(self.settings.threads, ours=True) as worker:
-            answer = worker.ask("tokenise", job=self.job("", folder).to_dict())
+            answer = worker.ask("tokenise", job=self.job("", folder, model=self.tokenizer_of).to_dict())
         for breakdown in self.breakdowns:
             breakdown.tokenisation = answer["seconds"] * 1e6 / answer["tokens"]
         self.facts["tokenisation"] = answer

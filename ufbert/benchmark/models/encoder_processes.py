@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from ufbert.benchmark.models.peers.roster import EncoderVariant
 from ufbert.benchmark.timing import TimeBudget
 from ufbert.system.resources import available_cores
 
-__all__ = ["EncoderProcess", "load_encoders", "sample_in_turn", "state_errors", "warm_up"]
+__all__ = ["TOLERANCE", "EncoderProcess", "load_encoders", "lowest_cosine", "sample_in_turn", "state_errors", "warm_up"]
 
 # Relative error of the median token's hidden state. Single tokens of trees may differ more: a decision within
 # rounding of a tie goes another way, and attention carries it on.
@@ -44,6 +44,8 @@ class EncoderProcess:
     """Relative error of the median token's hidden state."""
     largest_error: float
     """Of the worst token."""
+    lowest_cosine: float
+    """Between a token's hidden state and the reference's."""
     seconds_per_call: float = 0.0
     samples: list[list[float]] = field(default_factory=list)
     """Seconds of each call, by sample; of the batch size at hand."""
@@ -65,12 +67,15 @@ class EncoderProcess:
 
 
 def load_encoders(
-    entries: Sequence[EncoderVariant], make_job: Callable[[EncoderVariant], Job], stack: contextlib.ExitStack
+    entries: Sequence[EncoderVariant],
+    make_job: Callable[[EncoderVariant], Job],
+    stack: contextlib.ExitStack,
+    tolerance: Mapping[str, float],
 ) -> tuple[list[EncoderProcess], list[Absent], dict[str, str]]:
     """Start a process for each, as many at a time as there are cores, and check what it computes.
 
-    The processes end with `stack`. Returns those that compute rightly, the others with the reason, and the
-    versions of the packages that they run on.
+    The processes end with `stack`; `tolerance` is of the median token, by precision. Returns those that compute
+    rightly, the others with the reason, and the versions of the packages that they run on.
     """
     versions: dict[str, str] = {}
 
@@ -84,12 +89,13 @@ def load_encoders(
             worker.ask("check", ids=str(job.path / "checked.npy"), states=str(states))
         except WorkerError as error:
             return entry.absent(str(error))
-        errors = state_errors(np.load(states), np.load(job.path / f"reference-{entry.encoder.layer}.npy"))
-        allowed = TOLERANCE[entry.precision]
+        found, reference = np.load(states), np.load(job.path / f"reference-{entry.encoder.layer}.npy")
+        errors = state_errors(found, reference)
+        allowed = tolerance[entry.precision]
         if not errors[0] <= allowed:
             reason = f"hidden states differ from the reference by {errors[0]:.2g} (allowed: {allowed:g})"
             return entry.absent(reason, wrong=True)
-        return EncoderProcess(entry, worker, *errors)
+        return EncoderProcess(entry, worker, *errors, lowest_cosine(found, reference))
 
     with ThreadPoolExecutor(available_cores()) as executor:
         outcomes = list(executor.map(start, entries))
@@ -139,3 +145,10 @@ def state_errors(states: Any, reference: Any) -> tuple[float, float]:
     difference = np.linalg.norm(states.astype(np.float64) - reference, axis=-1)
     relative = difference / np.linalg.norm(reference, axis=-1)
     return float(np.median(relative)), float(np.max(relative))
+
+
+def lowest_cosine(states: Any, reference: Any) -> float:
+    """Between the hidden states of any token: (B, T, H) and (B, T, H)."""
+    states, reference = states.astype(np.float64), reference.astype(np.float64)
+    lengths = np.linalg.norm(states, axis=-1) * np.linalg.norm(reference, axis=-1)
+    return float(np.min((states * reference).sum(-1) / lengths))

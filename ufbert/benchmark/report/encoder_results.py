@@ -61,6 +61,8 @@ class EncoderResult:
     """Relative error of the median token's hidden state, against the reference in float32."""
     largest_error: float
     """Of the worst token."""
+    lowest_cosine: float
+    """Between a token's hidden state and the reference's."""
     speedup_over_dense: float | None = None
     """Against the fastest dense encoder of any precision at this batch size, our dense twin included."""
     fastest_dense: str | None = None

@@ -7,15 +7,16 @@ from rich.table import Table
 from .encoder_results import Breakdown, EncoderResult
 from .results import Report
 
-__all__ = ["breakdown_table", "encoder_table", "process_lines"]
+__all__ = ["agreement_table", "breakdown_table", "describe_model", "encoder_table", "process_lines"]
 
 
 def encoder_table(report: Report) -> Table:
     """Throughput, latency and memory of every implementation, a section for each batch size."""
     settings = report.settings
     fewer = settings.key_value_heads is not None
+    layers = report.model.get("layers", settings.layers)
     table = Table(
-        title=f"Encoder, forward: {settings.layers} layers, sequences of {settings.sequence_length} tokens",
+        title=f"Encoder, forward: {layers} layers, sequences of {settings.sequence_length} tokens",
         title_justify="left", caption_justify="left",
     )  # fmt: skip
     for name in ("batch", "implementation", "precision"):
@@ -32,6 +33,38 @@ def encoder_table(report: Report) -> Table:
         "memory: resident, of the whole process; error: of the median token's hidden state against float32"
         + (f"; ufbert has {settings.key_value_heads} key-value heads, all others {settings.heads}" * fewer)
     )
+    return table
+
+
+def describe_model(report: Report) -> list[str]:
+    """What the checkpoint is, and what the peers run."""
+    model = report.model
+    kind = f"{model['neurons_available']:,} dense neurons"
+    if model["feedforward"] == "none":
+        kind = "no feedforward layers"
+    elif "trees" in model:
+        shared = f" beside {model['shared_neurons']:,} shared neurons" if model["shared_neurons"] else ""
+        kind = f"{model['trees']:,} trees of depth {model['depth']}{shared}"
+    lines = [
+        f"model: {model['name']}, {model['model_type']}: {model['layers']} layers of hidden size "
+        f"{model['hidden_size']:,}, {model['heads']} heads, {kind} in a layer; "
+        f"{model['parameters'] / 1e6:,.1f} million parameters without a head"
+    ]
+    return [*lines, f"peers: {model['peers']}"] if "peers" in model else lines
+
+
+def agreement_table(report: Report) -> Table:
+    """How far apart the hidden states of a checkpoint are, each implementation's from the reference's."""
+    table = Table(title="The same tokens' hidden states", title_justify="left", caption_justify="left")
+    table.add_column("implementation")
+    table.add_column("precision")
+    for name in ("median error", "largest error", "lowest cosine"):
+        table.add_column(name, justify="right")
+    for result in {(r.implementation, r.dtype): r for r in report.encoders}.values():
+        figures = (f"{result.error:.1g}", f"{result.largest_error:.1g}", f"{result.lowest_cosine:.6f}")
+        table.add_row(result.implementation, result.dtype, *figures)
+    reference = "transformers'" if "peers" in report.model else "our plain modules'"
+    table.caption = f"against {reference} in float32; errors and cosines are of single tokens, relative to their norm"
     return table
 
 

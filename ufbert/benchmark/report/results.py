@@ -210,6 +210,8 @@ class Report:
 
     settings: BenchmarkSettings
     machine: dict[str, Any]
+    model: dict[str, Any] = field(default_factory=dict)
+    """Of `encoder` on a checkpoint: what it is, and what the peers run."""
     paths: dict[str, Any] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     dense_widths: list[DenseWidth] = field(default_factory=list)
@@ -238,6 +240,7 @@ class Report:
         own: dict[str, Any] = {}
         if self.settings.subject == "encoder":
             own = {"breakdown": [entry.to_dict() for entry in self.breakdowns], "processes": self.facts}
+            own |= {"model": self.model} if self.model else {}
         elif self.settings.subject == "layer":
             own = {
                 "dense_widths": [entry.to_dict() for entry in self.dense_widths],

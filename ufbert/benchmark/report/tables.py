@@ -15,7 +15,7 @@ from ufbert.benchmark.settings import Shape
 
 from .cells import percent_cell, significant, times_cell
 from .comparison_tables import shared_table, width_table
-from .encoder_tables import breakdown_table, encoder_table, process_lines
+from .encoder_tables import agreement_table, breakdown_table, describe_model, encoder_table, process_lines
 from .results import REPORTED, SOURCE, Report, Result
 from .training_tables import step_parts_table, step_table
 
@@ -42,6 +42,8 @@ def show(report: Report) -> None:
         console.print(step_parts_table(report))
     if report.encoders:
         console.print(encoder_table(report))
+        if report.model:
+            console.print(agreement_table(report))
     if report.breakdowns:
         console.print(breakdown_table(report.breakdowns))
     if lines := process_lines(report):
@@ -79,10 +81,14 @@ def describe(report: Report) -> str:
         f"{where}, {settings.threads} of {machine['usable_cores']} cores; torch {machine['torch']}, "
         f"numba {machine['numba']}, numpy {machine['numpy']}",
         f"measured limits: {gigaflops} GFLOP/s; reading {gigabytes} GB/s",
+    ]
+    if report.model:
+        return "\n".join([*lines, *describe_model(report)])
+    lines.append(
         f"layer: hidden size {shape.hidden_size:,}, trees x depth {shape.name}: "
         f"{shape.neurons_visited:,} of {shape.neurons_available:,} neurons visited, "
-        f"against {shape.intermediate_size:,} dense neurons; bound {shape.bound:,.1f}x",
-    ]
+        f"against {shape.intermediate_size:,} dense neurons; bound {shape.bound:,.1f}x"
+    )
     sizes = (shape.weight_bytes(n, 4) / 2**20 for n in (shape.neurons_available, shape.intermediate_size))
     memory = "weights of one layer in float32: FFF {:,.0f} MiB, dense {:,.0f} MiB".format(*sizes)
     if peak := machine.get("peak_memory_bytes"):

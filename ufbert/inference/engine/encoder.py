@@ -22,7 +22,7 @@ from .attention import Group, GroupView, PackedAttention
 from .feedforward import MakeLinear, PackedFeedforward, PackedTrees, pack_feedforward
 from .linear import Int8Linear
 
-__all__ = ["PackedEncoder"]
+__all__ = ["PackedEncoder", "PackedFeedforward", "PackedTrees"]
 
 
 class PackedLayer(nn.Module):

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +30,11 @@ class ArrowWriter(ResultWriter):
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream)
         self.columns: dict[str, Kinds] = {}
+        self.sample: Mapping[str, Any] = {}
+
+    def expect(self, sample: Mapping[str, Any]) -> None:
+        """Count the values of `sample` among those of their columns."""
+        self.sample = sample
 
     def state(self) -> dict[str, Any]:
         """What the columns have held so far."""
@@ -66,7 +71,10 @@ class ArrowWriter(ResultWriter):
         uniform = kinds.uniform(missing_keys=kinds.beyond_json)
         if not uniform and kinds.beyond_json:
             kinds.names.add("text")  # JSON keeps no more of them
-        self.columns.setdefault(name, Kinds()).merge(kinds)
+        if name not in self.columns:
+            self.columns[name] = Kinds()
+            self.columns[name].add([self.sample[name]] if name in self.sample else [])
+        self.columns[name].merge(kinds)
         if uniform:
             return pa.field(name, kinds.arrow_type()), arrow_array(values, kinds.arrow_type(), uniform=True)
         lines = [None if value is None else json.dumps(value, default=str) for value in values]
@@ -99,6 +107,10 @@ class ParquetWriter(ResultWriter):
         super().__init__(stream)
         self.blocks = tempfile.TemporaryFile(dir=Path(stream.name).parent)  # noqa: SIM115  (closed by the two ends)
         self.writer = ArrowWriter(self.blocks)
+
+    def expect(self, sample: Mapping[str, Any]) -> None:
+        """See `ArrowWriter`."""
+        self.writer.expect(sample)
 
     def write(self, records: Sequence[Record]) -> None:
         """Append the records as one row group."""

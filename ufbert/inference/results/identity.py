@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ufbert
+from ufbert.checkpoint.folder import checkpoint_files
 from ufbert.inference.pipeline import Pipeline
 from ufbert.inference.sources import InputRows
 from ufbert.system.processes import World
 
 __all__ = ["run_identity"]
-
-CHECKPOINT_FILES = (".bin", ".json", ".safetensors")
 
 
 def run_identity(pipeline: Pipeline, rows: InputRows, world: World) -> dict[str, Any]:
@@ -43,15 +42,9 @@ def run_identity(pipeline: Pipeline, rows: InputRows, world: World) -> dict[str,
         "skip_bad": request.skip_bad,
         "reading": request.reading.facts,
         "process": f"{world.rank} of {world.size}",
-        "checkpoint": _files(sorted(f for f in _candidates(pipeline.folder) if f.suffix in CHECKPOINT_FILES)),
+        "checkpoint": _files(checkpoint_files(pipeline.folder)),
         "inputs": _files(rows.paths),
     }
-
-
-def _candidates(folder: Path) -> Iterator[Path]:
-    """The files of a checkpoint, those of its modules for embeddings too."""
-    yield from folder.iterdir()
-    yield from folder.glob("[0-9]*_*/*")
 
 
 def _files(paths: Iterable[Path]) -> list[list[Any]]:

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -164,6 +164,10 @@ class PartialResults:
                 self.writer.restore(journal.writer)
             except (ValueError, KeyError, TypeError) as error:
                 raise _no_journal(_journal_path(output)) from error
+
+    def expect(self, sample: Mapping[str, Any]) -> None:
+        """See `ResultWriter`."""
+        self.writer.expect(sample)
 
     def write(self, records: Sequence[Record]) -> None:
         """Append the records."""

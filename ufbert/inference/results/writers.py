@@ -6,7 +6,7 @@ import abc
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -41,6 +41,9 @@ class ResultWriter(abc.ABC):
     @abc.abstractmethod
     def write(self, records: Sequence[Record]) -> None:
         """Append the records."""
+
+    def expect(self, sample: Mapping[str, Any]) -> None:  # noqa: B027
+        """Told before the first record: values of results that show their types, where all of them may be empty."""
 
     def finish(self) -> None:  # noqa: B027  (most have nothing to complete)
         """Complete the file; called only when everything went well."""

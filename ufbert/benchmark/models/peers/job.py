@@ -10,13 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Ids", "Job", "Runner", "States", "draw_inputs"]
+__all__ = ["TEXT_FILE", "Ids", "Job", "Runner", "States", "draw_inputs"]
 
 Ids = npt.NDArray[np.int64]
 States = npt.NDArray[np.float32]
 
 # Ids below are the special ones of the tokenizer.
 FIRST_WORD = 5
+TEXT_FILE = "text.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Job:
     sequence_length: int
     vocabulary: int
     seed: int
+    peer_model: str = "bert"
+    """The folder that transformers loads, seen from `folder`."""
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -42,6 +45,18 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """For the pipe."""
         return dataclasses.asdict(self)
+
+    def draw(self, batches: int, batch: int, *, seed: int | None = None) -> list[Ids]:
+        """Different tokens (B, T) for each call, the same ones for each implementation.
+
+        They are rows of the folder's text, where it has one (N, T), else random.
+        """
+        seed = self.seed if seed is None else seed
+        if not (file := self.path / TEXT_FILE).exists():
+            return draw_inputs(batches, batch, self.sequence_length, self.vocabulary, seed)
+        rows = np.load(file)
+        generator = np.random.default_rng([seed, batch])
+        return [rows[generator.integers(0, len(rows), batch)].astype(np.int64) for _ in range(batches)]
 
 
 class Runner(Protocol):

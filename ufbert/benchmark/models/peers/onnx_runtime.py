@@ -8,7 +8,7 @@ from .job import Ids, Job, Runner, States
 
 __all__ = ["load"]
 
-FILES = {"float32": "bert.onnx", "int8": "bert-int8.onnx"}
+FILES = {"float32": "encoder.onnx", "int8": "encoder-int8.onnx"}
 
 
 def load(job: Job) -> Runner:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ufbert.inference.engine.attention import PackedAttention
-from ufbert.inference.engine.feedforward import PackedTrees
+from ufbert.inference.engine.feedforward import PackedFeedforward, PackedTrees
 from ufbert.model.attention import SelfAttention
-from ufbert.model.encoder import Embeddings
+from ufbert.model.encoder import DenseFeedforward, Embeddings
 from ufbert.model.fff import FFF
 
 from .ours import Ours
@@ -20,11 +20,13 @@ from .ours import Ours
 __all__ = ["PARTS", "time_parts"]
 
 ATTENTION = (SelfAttention, PackedAttention)
+TREES = (FFF, PackedTrees)
 FEEDFORWARD = "FFF"
+DENSE = "feedforward"
 REST = "rest"
 PARTS = ("embedding", "norm", "projections", "attention", FEEDFORWARD, REST)
 """`attention` is without its projections; `rest` is everything between the modules, the residual sums that no
-product takes along included."""
+product takes along included. `FFF` is called `feedforward` where the layers are dense."""
 
 
 def part_of(module: nn.Module) -> str | None:
@@ -33,7 +35,7 @@ def part_of(module: nn.Module) -> str | None:
         return "embedding"
     if isinstance(module, nn.LayerNorm):
         return "norm"
-    if isinstance(module, FFF | PackedTrees):
+    if isinstance(module, (*TREES, DenseFeedforward, PackedFeedforward)):
         return FEEDFORWARD
     if isinstance(module, ATTENTION):
         return "attention"
@@ -120,5 +122,8 @@ def time_parts(ours: Ours, inputs: Sequence[torch.Tensor], calls: int) -> dict[s
         ours.run(inputs[(call + 1) % len(inputs)])
         timers.stop()
         timers.detach()
-    parts = {part: seconds / calls for part, seconds in timers.seconds.items()}
+    names = dict(zip(PARTS, PARTS, strict=True))
+    if not any(isinstance(module, TREES) for module in ours.encoder.modules()):
+        names[FEEDFORWARD] = DENSE
+    parts = {names[part]: seconds / calls for part, seconds in timers.seconds.items()}
     return {"parts": parts, "whole": sum(parts.values()), "plain": plain / calls, "calls": calls}

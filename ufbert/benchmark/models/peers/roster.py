@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from ufbert.system.compiler import no_compiler
 
 from .ours import precisions
 
-__all__ = ["ENCODERS", "Encoder", "EncoderVariant", "choose_encoders"]
+__all__ = ["ENCODERS", "Encoder", "EncoderVariant", "choose_encoders", "encoders_of_checkpoint"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ ENCODERS = (
     ),
     Encoder(
         name="transformers", layer="ff", module="hugging_face", precisions=_fixed("float32", "bfloat16"),
-        packages=("transformers",), about="`BertModel` with sdpa attention; bfloat16 is autocast",
+        packages=("transformers",), about="its own class (`BertModel`) with sdpa attention; bfloat16 is autocast",
     ),
     Encoder(
         name="transformers-cast", layer="ff", module="hugging_face", precisions=_fixed("bfloat16"),
@@ -92,7 +93,7 @@ ENCODERS = (
     Encoder(
         name="transformers-compiled", layer="ff", module="hugging_face", precisions=_fixed("float32", "bfloat16"),
         packages=("transformers",), options={"compiled": True}, compiled=True,
-        about="`BertModel` with every layer through `torch.compile` for exactly this batch; bfloat16 is autocast",
+        about="the same with every layer through `torch.compile` for exactly this batch; bfloat16 is autocast",
     ),
     Encoder(
         name="transformers-frozen", layer="ff", module="hugging_face", precisions=_fixed("float32", "bfloat16"),
@@ -103,30 +104,45 @@ ENCODERS = (
     Encoder(
         name="onnxruntime", layer="ff", module="onnx_runtime", precisions=_fixed("float32", "int8"),
         packages=(*_EXPORTED, "onnxruntime"), devices=("cpu",),
-        about="ONNX Runtime on the exported `BertModel`; int8 is its dynamic quantisation",
+        about="ONNX Runtime on what was exported of that class; int8 is its dynamic quantisation",
     ),
     Encoder(
         name="openvino", layer="ff", module="open_vino", precisions=_fixed("float32", "bfloat16"),
         packages=("transformers", "openvino"), devices=("cpu",),
-        about="OpenVINO on the converted `BertModel`, compiled for exactly this batch; bfloat16 by its precision hint",
+        about="OpenVINO on what was converted of that class, compiled for exactly this batch; bfloat16 by its hint",
     ),
 )  # fmt: skip
 
 
+def encoders_of_checkpoint(layer: str, folder: str) -> tuple[Encoder, ...]:
+    """Those that can run a checkpoint of `layer`s, which ours read out of `folder`: it has no twin."""
+    encoders = []
+    for encoder in ENCODERS:
+        if encoder.is_peer:
+            encoders.append(encoder)
+        elif encoder.name == "ufbert" or (encoder.name == "ufbert-reference" and layer == "fff"):
+            options = {**encoder.options, "model": folder}
+            encoders.append(dataclasses.replace(encoder, layer=layer, options=options))
+    return tuple(encoders)
+
+
 def choose_encoders(
-    names: tuple[str, ...], dtypes: tuple[str, ...], device: str
+    names: tuple[str, ...], dtypes: tuple[str, ...], device: str, encoders: Sequence[Encoder] = ENCODERS
 ) -> tuple[list[EncoderVariant], list[Absent]]:
     """What to time, and what was wanted but is not to be had here, with the reason.
 
-    `names` selects; empty takes the default ones. Raises `ConfigError` for an unknown name, listing all.
+    `names` selects; empty takes the default ones. Raises `ConfigError` for a name that is unknown or not among
+    `encoders`, listing these.
     """
-    known = [encoder.name for encoder in ENCODERS]
+    known = [encoder.name for encoder in encoders]
     for name in names:
         if name not in known:
-            raise ConfigError(f"unknown implementation {name!r}; known: {', '.join(known)}")
+            unknown = not any(encoder.name == name for encoder in ENCODERS)
+            problem = "unknown implementation {!r}; known" if unknown else "{!r} does not run this checkpoint; these do"
+            raise ConfigError(f"{problem.format(name)}: {', '.join(known)}")
     entries: list[EncoderVariant] = []
     absent: list[Absent] = []
-    for encoder in ENCODERS:
+    for encoder in encoders:
         if not (encoder.name in names if names else encoder.default):
             continue
         wanted = [EncoderVariant(encoder, dtype) for dtype in dtypes if dtype in encoder.precisions()]

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from .job import Job, Runner, draw_inputs
+from .job import Job, Runner
 
 __all__ = ["main"]
 
@@ -60,8 +60,7 @@ class Server:
         job = self.job
         self.inputs = []
         self.runner.shape(batch, job.sequence_length)
-        drawn = draw_inputs(INPUTS, batch, job.sequence_length, job.vocabulary, job.seed)
-        self.inputs = [self.runner.take(ids) for ids in drawn]
+        self.inputs = [self.runner.take(ids) for ids in job.draw(INPUTS, batch)]
         self.measure(1)
         # The median of a few, since the first calls may meet the threads of the process before.
         seconds = self.measure(1)
@@ -97,7 +96,7 @@ class Server:
         """See `export`."""
         from .export import export
 
-        return {"seconds": export(Job(**job))}
+        return export(Job(**job))
 
     def do_tokenise(self, job: dict[str, Any]) -> dict[str, Any]:
         """See `tokenising`."""
