@@ -49,7 +49,8 @@ def convert(
         int | None, typer.Option(help="Turn dense layers into this many trees; needs --depth and --corpus.")
     ] = None,
     depth: Annotated[
-        int | None, typer.Option(help="Edges from root to leaf; a token uses depth + 1 neurons a tree.")
+        int | None,
+        typer.Option(help="Edges from root to leaf; a token uses depth + 1 neurons a tree. Also for --analyse."),
     ] = None,
     shared: Annotated[
         int, typer.Option(min=0, help="With --trees: neurons beside the trees, in each layer, that every token uses.")

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ufbert.model.card import markdown_table
 
-from .results import MARGIN, Results
+from .results import MARGIN, Results, percent
 
 __all__ = ["markdown", "show"]
 
@@ -52,7 +52,7 @@ def _cells(results: Results, index: int, neurons: int) -> list[str]:
     points, share = curves.at(neurons), curves.share_of_way(neurons)
     errors = [f"{points[name].error:.3f}" if name in points else "-" for name in HEAD[2:6]]
     shape = points["trees"].shape if "trees" in points else "-"
-    return [str(index), f"{neurons:,}", *errors, shape, "-" if share is None else f"{share:.0%}"]
+    return [str(index), f"{neurons:,}", *errors, shape, "-" if share is None else percent(share)]
 
 
 def _conclusions(results: Results) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CURVES", "MARGIN", "LayerCurves", "Point", "Results"]
+__all__ = ["CURVES", "MARGIN", "LayerCurves", "Point", "Results", "percent"]
 
 MARGIN = 0.05
 """Errors closer than that, a twentieth of the layer's variance, count as the same."""
@@ -84,7 +84,7 @@ class LayerCurves:
         trees = points["trees"]
         if share <= 0:
             return f"{told}; our placement ({trees.shape}, {trees.error:.3f}) is no better than the fixed choice"
-        return f"{told}; our placement ({trees.shape}) goes {share:.0%} of that way"
+        return f"{told}; our placement ({trees.shape}) goes {percent(share)} of that way"
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,11 @@ class Results:
                 for index, curves in enumerate(self.layers)
             ],
         }
+
+
+def percent(share: float) -> str:
+    """In whole percent, and none of them is -0."""
+    return f"{round(100 * share) + 0}%"
 
 
 def _point(point: Point) -> dict[str, Any]:
