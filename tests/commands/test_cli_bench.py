@@ -14,11 +14,12 @@ import torch
 from ufbert.benchmark import run, timing
 from ufbert.benchmark.models.step_parts import STEP_PARTS
 from ufbert.commands.app import main
+from ufbert.inference.engine.linear import packs
 from ufbert.model.fff import FFF
 
 LIMITS: dict[str, Any] = {
     "threads": 1,
-    "gigaflops": {"float32": 100.0, "bfloat16": 200.0},
+    "gigaflops": {"float32": 100.0, "bfloat16": 200.0, "int8": 400.0},
     "gigabytes_per_second": {"L1": 200.0, "L2": 100.0, "L3": 50.0, "DRAM": 10.0},
 }
 LAYER = [
@@ -66,6 +67,22 @@ def check_result(result: dict[str, Any]) -> None:
     spread = result["spread"]
     assert spread["lower_quartile"] <= result["microseconds_per_token"] <= spread["upper_quartile"]
     assert spread["relative"] >= 0
+
+
+@pytest.mark.skipif(not packs(), reason="this torch has no oneDNN")
+def test_a_layer_in_int8(bench: Bench, tmp_path: Path) -> None:
+    code, out, err = bench(
+        "layer", "--hidden-size=64", "--trees=4", "--depth=2", "--batch=8", "--layers=1", "--threads=1",
+        "--seconds=0.3", "--dtype=int8", "--json=out.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Microseconds a token, int8" in out
+    assert "In dense neurons, int8" in out
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert {(r["layer"], r["implementation"], r["dtype"]) for r in results} == {
+        ("ff", "onednn-int8", "int8"), ("fff", "ufbert-packed", "int8"),
+    }  # fmt: skip
+    assert all(r["largest_error"] < 0.05 for r in results)
 
 
 def test_layer_tables_and_json(bench: Bench, tmp_path: Path) -> None:
