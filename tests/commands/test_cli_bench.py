@@ -205,11 +205,14 @@ def test_shared_neurons_are_timed_beside_their_dense_layer(bench: Bench, tmp_pat
         assert set(part["shared_over_dense"]) == {"median", "lower", "upper"}
 
 
-def test_without_shared_neurons_the_packed_layer_says_what_it_lacks(bench: Bench) -> None:
-    code, out, _ = bench(*LAYER, "--batch=8", "--dtype=float32", "--implementations=torch-eager,ufbert-packed")
+def test_the_packed_layer_stands_alone_without_the_module(bench: Bench, tmp_path: Path) -> None:
+    code, out, _ = bench(
+        *LAYER, "--batch=8", "--dtype=float32", "--implementations=torch-eager,ufbert-packed", "--json=out.json"
+    )
     assert code == 0
-    assert "Not timed in float32: fff ufbert-packed (takes --shared)" in out
-    assert "In dense neurons" not in out
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert "ufbert-packed" in {result["implementation"] for result in document["results"]}
+    assert [width["ours"]["implementation"] for width in document["dense_widths"]] == ["ufbert-packed"]
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
