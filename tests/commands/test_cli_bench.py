@@ -206,7 +206,7 @@ def test_shared_neurons_are_timed_beside_their_dense_layer(bench: Bench, tmp_pat
 
 
 def test_the_packed_layer_stands_alone_without_the_module(bench: Bench, tmp_path: Path) -> None:
-    code, out, _ = bench(
+    code, _, _ = bench(
         *LAYER, "--batch=8", "--dtype=float32", "--implementations=torch-eager,ufbert-packed", "--json=out.json"
     )
     assert code == 0
