@@ -34,8 +34,9 @@ from .vectors import pointer_to, prefetch
 
 __all__ = ["forward_bytes"]
 
-# Bytes of the tokens' rows that are made and walked together where their order matters, and where it does not.
+# Bytes of the tokens' rows that are made together, and ordered by leaf, where trees are few.
 BLOCK_BYTES = 1 << 20
+# Tokens that walk down one tree by turns, and those made together where trees are many.
 TOGETHER = 16
 # A row none of whose numbers is larger counts as zeros: its factor would overflow.
 SMALLEST = np.float32(1e-30)

@@ -17,6 +17,7 @@ from ufbert.cmm import shallow
 from ufbert.cmm.operator import cmm
 from ufbert.cmm.tree import descend
 from ufbert.numba_kernels.activation import gelu_gradient_into, gelu_into
+from ufbert.numba_kernels.vectors import has_feature
 
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 
@@ -115,6 +116,9 @@ def test_bfloat16_weights_give_the_rounded_float32_result(trees: int, depth: int
         exact = cmm(wide[0], wide[1], wide[2], wide[3], "numba")
         y = cmm(narrow[0], narrow[1], narrow[2], narrow[3], "numba")
     assert y.dtype == torch.bfloat16
+    if not has_feature("avx512bf16"):
+        assert torch.equal(y, exact.bfloat16())
+        return
     # Logits of pairs differ in their last bits, and y's rounding turns where it hangs on those.
     torch.testing.assert_close(y, exact.bfloat16(), rtol=2**-7, atol=1e-5)
     assert (y == exact.bfloat16()).double().mean() > 0.98
