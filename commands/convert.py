@@ -19,7 +19,8 @@ __all__ = ["convert"]
 DEFAULTS = DistillationSettings()
 # What only --analyse takes, and what it has no use for.
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
-OF_CONVERSION = ("to", "drop_head", "trees", "shared", "minutes", "steps", "batch_size", "learning_rate")
+OF_STUDENT = ("trees", "shared", "dense", "shape", "layers", "drop_layers", "random_routing")
+OF_CONVERSION = ("to", "drop_head", *OF_STUDENT, "minutes", "steps", "batch_size", "learning_rate")
 
 
 def convert(
@@ -55,6 +56,28 @@ def convert(
     shared: Annotated[
         int, typer.Option(min=0, help="With --trees: neurons beside the trees, in each layer, that every token uses.")
     ] = 0,
+    dense: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="In place of --trees: dense layers of N of their neurons; 0 for no layers."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE[,SHAPE]",
+            help="In place of --trees: 12x6, 12x6+64, dense:216 or none, one for all layers or one for each.",
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="2-5|0,3", help="Convert these layers alone, from 0 on; the others stay as they are."),
+    ] = None,
+    drop_layers: Annotated[
+        str | None, typer.Option(metavar="1,3", help="Leave whole layers out, and train the others to do their work.")
+    ] = None,
+    random_routing: Annotated[
+        bool,
+        typer.Option("--random-routing", help="With --trees: nodes take neurons at random, a control for the routing."),
+    ] = False,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="Text to distil on: file, glob, folder, hub:NAME or embedded. May be repeated."),
@@ -129,6 +152,8 @@ def convert(
 ) -> None:
     """Convert SOURCE to DEST: exactly, or with --trees into fast feedforward layers by distillation.
 
+    --dense, --shape and --drop-layers distil into narrower, mixed or fewer layers alike.
+
     With --analyse nothing is converted: the table of what trees could be worth goes to stdout.
     """
     from ufbert.conversion import ConversionRequest, convert_checkpoint
@@ -178,6 +203,11 @@ def convert(
         trees=trees,
         depth=depth,
         shared=shared,
+        dense=dense,
+        shape=() if shape is None else tuple(part.strip() for part in shape.split(",")),
+        layers=layers,
+        drop_layers=drop_layers,
+        random_routing=random_routing,
         corpus=tuple(corpus or ()),
         revision=revision,
         family=family,

@@ -14,7 +14,7 @@ from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.conversion import DistillationSettings, load_checkpoint
 from ufbert.conversion.distillation import run
 from ufbert.conversion.distillation.run import distil
-from ufbert.conversion.request import TreeShape
+from ufbert.conversion.student import read_student
 from ufbert.model.pretrained import read_config
 
 
@@ -251,7 +251,9 @@ def test_distilling_leaves_the_loaded_checkpoint_as_it_was(dense: Path, corpus: 
     model = loaded.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     settings = DistillationSettings(minutes=0, steps=2, text_column="body", device="cpu")
-    distilled = distil(loaded, TreeShape(2, 1), [str(corpus)], settings)
+    student = read_student(trees=2, depth=1)
+    assert student is not None
+    distilled = distil(loaded, student, [str(corpus)], settings)
     assert (distilled.model.config.feedforward, distilled.model.config.trees) == ("fff", 2)
     assert any("cosine" in name for name in distilled.figures)
     assert loaded.model is model

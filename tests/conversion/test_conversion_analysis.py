@@ -16,8 +16,8 @@ from ufbert.conversion.analysis.sample import LayerUnderStudy
 from ufbert.conversion.analysis.tree_shapes import shape_for
 from ufbert.conversion.distillation.layer_inputs import LayerSample
 from ufbert.conversion.distillation.layer_regression import relative_error
-from ufbert.conversion.request import TreeShape
 from ufbert.model.encoder import DenseFeedforward, Layer
+from ufbert.model.shapes import FeedforwardShape
 
 HIDDEN = 16
 
@@ -187,7 +187,7 @@ def test_maps_of_low_rank_are_the_best_ones() -> None:
 def test_trees_use_at_most_the_neurons_they_stand_for(
     neurons: int, depth: int | None, shape: tuple[int, int] | None
 ) -> None:
-    assert shape_for(neurons, depth) == (None if shape is None else TreeShape(*shape))
+    assert shape_for(neurons, depth) == (None if shape is None else FeedforwardShape.of_trees(*shape))
 
 
 def curves_of(fixed: float, oracle: float, trees: float | None, other_oracle: float = 0.1) -> LayerCurves:

@@ -1,4 +1,4 @@
-"""What `ufbert convert` is asked for: from where to where, in which form, exactly or into trees."""
+"""What `ufbert convert` is asked for: from where to where, in which form, exactly or into a student."""
 
 from __future__ import annotations
 
@@ -9,26 +9,9 @@ from pathlib import Path
 from ufbert.errors import ConfigError
 from ufbert.settings.distillation import DistillationSettings
 
-__all__ = ["ConversionRequest", "TreeShape"]
+from .student import StudentRequest, read_student
 
-
-@dataclass(frozen=True)
-class TreeShape:
-    """What takes the place of a dense layer."""
-
-    trees: int
-    depth: int
-    shared: int = 0
-    """Dense neurons beside the trees, which every token uses."""
-
-    def __str__(self) -> str:
-        beside = f" beside {self.shared} shared neurons" if self.shared else ""
-        return f"{self.trees} trees of depth {self.depth}{beside}"
-
-    @property
-    def options(self) -> str:
-        """As `ufbert convert` takes it."""
-        return f"--trees {self.trees} --depth {self.depth}" + (f" --shared {self.shared}" if self.shared else "")
+__all__ = ["ConversionRequest"]
 
 
 FORMS = ("ultrafastbert", "dense", "onnx")
@@ -45,11 +28,21 @@ class ConversionRequest:
     to: str = "ultrafastbert"
     """`ultrafastbert`, `dense` (Hugging Face's layout) or `onnx`."""
     trees: int | None = None
-    """P of every layer; None, with `depth` and without `corpus`, converts exactly."""
+    """P of every layer; without it and the other options of a student, and without `corpus`, converts exactly."""
     depth: int | None = None
     """D of every layer."""
     shared: int = 0
     """Dense neurons beside the trees of every layer."""
+    dense: int | None = None
+    """Neurons of every layer, dense ones, in place of trees; 0 for no feedforward layers."""
+    shape: tuple[str, ...] = ()
+    """What the layers become as `feedforward_layers` of a config writes it, one for all or one for each."""
+    layers: str | None = None
+    """The layers to convert, such as `2-5` or `0,3`; None for all."""
+    drop_layers: str | None = None
+    """The layers to leave out whole."""
+    random_routing: bool = False
+    """Nodes of trees take neurons at random."""
     corpus: tuple[str, ...] = ()
     """Files, globs, folders, hub:NAME or `embedded` to distil on."""
     revision: str | None = None
@@ -59,41 +52,41 @@ class ConversionRequest:
     drop_head: bool = False
     """Take the encoder alone."""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
-    """How dense layers become trees, if they do."""
+    """How the student is trained, if there is one."""
     command: str = ""
     """The command line for the model card; empty makes one up."""
 
     def __post_init__(self) -> None:
         if self.to not in FORMS:
             raise ConfigError(f"--to {self.to}: unknown form; known: {', '.join(FORMS)}")
-        if self.trees is None and self.depth is None:
+        student = self.student
+        if student is None:
             if self.corpus:
                 raise ConfigError(
                     "--corpus is what trees are distilled on; give --trees and --depth too, or leave it out"
                 )
-            if self.shared:
-                raise ConfigError(f"--shared {self.shared} without trees to stand beside: give --trees and --depth too")
             return
-        if self.trees is None or self.depth is None:
-            given, absent = ("--depth", "--trees") if self.trees is None else ("--trees", "--depth")
-            raise ConfigError(f"{given} without {absent}: give both, for example --trees 48 --depth 4")
+        option = student.options.split()[0]
         if not self.corpus:
-            raise ConfigError("--trees needs text to distil on; give --corpus FILE, or --corpus embedded")
+            raise ConfigError(f"{option} needs text to distil on; give --corpus FILE, or --corpus embedded")
         if self.to != "ultrafastbert":
             raise ConfigError(
-                f"--trees makes an ultrafastbert checkpoint; convert that with --to {self.to} in a second step"
+                f"{option} makes an ultrafastbert checkpoint; convert that with --to {self.to} in a second step"
             )
-        if self.trees < 1:
-            raise ConfigError(f"--trees must be at least 1, not {self.trees}")
-        if self.depth < 0:
-            raise ConfigError(f"--depth must be at least 0, not {self.depth}")
-        if self.shared < 0:
-            raise ConfigError(f"--shared must be at least 0, not {self.shared}")
 
     @property
-    def shape(self) -> TreeShape | None:
-        """Of the layers to distil into; None for an exact conversion."""
-        return None if self.trees is None or self.depth is None else TreeShape(self.trees, self.depth, self.shared)
+    def student(self) -> StudentRequest | None:
+        """What to distil into; None for an exact conversion. Raises `ConfigError` as `read_student` does."""
+        return read_student(
+            trees=self.trees,
+            depth=self.depth,
+            shared=self.shared,
+            dense=self.dense,
+            shape=self.shape,
+            layers=self.layers,
+            drop_layers=self.drop_layers,
+            random_routing=self.random_routing,
+        )
 
     @property
     def command_line(self) -> str:
@@ -101,9 +94,10 @@ class ConversionRequest:
         if self.command:
             return self.command
         words = ["ufbert", "convert", str(self.source), str(self.destination)]
-        if self.shape is not None:
-            words += ["--trees", str(self.trees), "--depth", str(self.depth)]
-            words += ["--shared", str(self.shared)] if self.shared else []
+        if (student := self.student) is not None:
+            words += student.options.split()
+            words += [] if self.layers is None else ["--layers", self.layers]
+            words += ["--random-routing"] if self.random_routing else []
             words += [word for text in self.corpus for word in ("--corpus", text)]
         words += [] if self.family is None else ["--family", self.family]
         words += ["--drop-head"] if self.drop_head else []

@@ -9,7 +9,8 @@ from ufbert.model.pretrained import PretrainedModel
 from ufbert.reporting import note
 from ufbert.system.atomic import check_new, write_folder
 
-from .request import ConversionRequest, TreeShape
+from .request import ConversionRequest
+from .student import StudentRequest
 
 __all__ = ["convert_checkpoint"]
 
@@ -19,7 +20,7 @@ def convert_checkpoint(request: ConversionRequest) -> None:
 
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra; a distillation also
-    `ConfigError` for trees that cannot be and `DataError` for a corpus that cannot be used.
+    `ConfigError` for layers that cannot be and `DataError` for a corpus that cannot be used.
     """
     check_new(request.destination, "converted model", "DEST")
     if request.to == "onnx":
@@ -33,8 +34,8 @@ def convert_checkpoint(request: ConversionRequest) -> None:
         _write_onnx(loaded, request)
     elif request.to == "dense":
         _write_dense(loaded, request)
-    elif request.shape is not None:
-        _distil(loaded, request.shape, request)
+    elif (student := request.student) is not None:
+        _distil(loaded, student, request)
     else:
         _write(loaded, loaded.model, request, how="exactly, without training", figures={})
         note(f"{request.destination}: {loaded.model_type} checkpoint {loaded.name}, converted exactly")
@@ -56,12 +57,11 @@ def _write_dense(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
     note(f"{request.destination}: dense checkpoint that transformers loads")
 
 
-def _distil(loaded: LoadedCheckpoint, shape: TreeShape, request: ConversionRequest) -> None:
+def _distil(loaded: LoadedCheckpoint, student: StudentRequest, request: ConversionRequest) -> None:
     from ufbert.conversion.distillation.run import distil
 
-    distilled = distil(loaded, shape, request.corpus, request.distillation)
-    how = f"its dense feedforward layers distilled into {shape}"
-    _write(loaded, distilled.model, request, how=how, figures=distilled.figures)
+    distilled = distil(loaded, student, request.corpus, request.distillation)
+    _write(loaded, distilled.model, request, how=str(student), figures=distilled.figures)
     note(f"{request.destination}: written")
 
 

@@ -31,5 +31,11 @@ class UltraFastBertConfig(PretrainedConfig):
         return CoreConfig(**{**values, "architectures": tuple(self.architectures or ())})
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `config.json`, with `num_labels`, which the core reads and transformers leaves out."""
-        return {**super().to_dict(), "num_labels": self.num_labels}
+        """The content of `config.json`, with `num_labels`, which the core reads and transformers leaves out.
+
+        As in the core's file, `feedforward_layers` is there only where layers differ.
+        """
+        values = {**super().to_dict(), "num_labels": self.num_labels}
+        if not self.feedforward_layers:
+            values.pop("feedforward_layers", None)
+        return values

@@ -167,7 +167,7 @@ class Pipeline:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
-        if self.config.feedforward == "fff":
+        if self.config.feedforward_kind == "fff":
             self.backend = resolve_backend(backend, self.device)
         elif backend == "auto":
             self.backend = f"torch ({self.config.feedforward_name})"

@@ -81,7 +81,7 @@ def build_pipeline(request: InferenceRequest) -> Pipeline:
     irrelevant = {name for name, owner in OWNERS.items() if owner != task}
     if choose_long_text(settings.long_text, task) != "window":
         irrelevant.add("stride")
-    if config.feedforward != "fff":
+    if config.feedforward_kind != "fff":
         irrelevant.add("backend")
     irrelevant -= request.asked
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .config import UltraFastBertConfig
+from .shapes import describe_layers
 
 __all__ = ["markdown_table", "model_card"]
 
@@ -23,7 +24,13 @@ def model_card(
     `origin` is a sentence on the weights' source, `figures` measured quantity -> value with its unit,
     `command` the command line that made the model, `sections` further Markdown for the end.
     """
-    if config.feedforward == "fff":
+    if config.feedforward_layers:
+        layer = (
+            f"by layer {describe_layers(config.layer_shapes)}: a token uses "
+            f"{sum(shape.neurons_used for shape in config.layer_shapes):,} of "
+            f"{sum(shape.neurons_available for shape in config.layer_shapes):,} neurons in all"
+        )
+    elif config.feedforward == "fff":
         layer = (
             f"{config.trees} tree(s) of depth {config.depth}: a token uses {config.neurons_used:,} of "
             f"{config.neurons_available:,} neurons per layer"

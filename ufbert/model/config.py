@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ufbert.checkpoint.cross_encoder import score_activation_keys
-from ufbert.cmm.tree import check_shape, node_count
+from ufbert.cmm.tree import check_shape
 from ufbert.errors import ConfigError
+
+from .shapes import FeedforwardShape, describe_layers, parse_shape, read_layers
 
 __all__ = ["MODEL_TYPE", "UltraFastBertConfig"]
 
@@ -65,6 +67,9 @@ class UltraFastBertConfig:
     """Dense neurons beside the trees that every token uses; ignored by other feedforward layers."""
     intermediate_size: int = 3072
     """Neurons of a dense feedforward layer; ignored otherwise."""
+    feedforward_layers: tuple[str, ...] = ()
+    """What each layer's feedforward layer is where they differ, in place of the five fields above: `none`, `dense:216`,
+    `12x6` (trees x depth) or `12x6+64` (beside shared neurons), from the first layer on. Empty: all are alike."""
     hidden_act: str = "gelu"
     """Activation of dense feedforward layers and the prediction head; `fff` always uses exact GELU."""
     is_gated_act: bool = False
@@ -208,8 +213,18 @@ class UltraFastBertConfig:
                 f"relative_attention_max_distance ({self.relative_attention_max_distance}) must be above the {exact} "
                 "distances that have a bucket of their own"
             )
-        if self.feedforward == "fff":
+        if self.feedforward_layers:
+            self._settle_layers()
+        if self.feedforward == "fff" and not self.feedforward_layers:
             check_shape(self.hidden_size, self.trees, self.depth)
+
+    def _settle_layers(self) -> None:
+        """Spell the shapes of the layers in one way; of layers that are all alike the fields for one say it."""
+        shapes = read_layers(self.feedforward_layers, self.num_hidden_layers, self.hidden_size)
+        same = len(set(shapes)) == 1
+        fields = shapes[0].config_fields() if same else {}
+        for name, value in {**fields, "feedforward_layers": () if same else tuple(map(str, shapes))}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def key_value_heads(self) -> int:
@@ -255,21 +270,42 @@ class UltraFastBertConfig:
         """Whether the classification head is trained to give values, nearly always one."""
         return self.problem_type == "regression" or (self.num_labels == 1 and not self.multi_label)
 
+    def layer_shape(self, index: int) -> FeedforwardShape:
+        """The feedforward layer of that layer, counted from 0."""
+        if self.feedforward_layers:
+            return parse_shape(self.feedforward_layers[index])
+        if self.feedforward == "fff":
+            return FeedforwardShape.of_trees(self.trees, self.depth, self.shared_neurons)
+        return FeedforwardShape.of_dense(self.intermediate_size if self.feedforward == "dense" else 0)
+
+    @property
+    def layer_shapes(self) -> tuple[FeedforwardShape, ...]:
+        """The feedforward layers of all layers."""
+        return tuple(self.layer_shape(index) for index in range(self.num_hidden_layers))
+
+    @property
+    def feedforward_kind(self) -> str:
+        """`fff` where any layer has trees, else `dense` where any is dense, else `none`."""
+        kinds = {shape.kind for shape in self.layer_shapes} or {self.feedforward}
+        return next(kind for kind in CHOICES["feedforward"] if kind in kinds)
+
     @property
     def neurons_available(self) -> int:
-        """Neurons of one feedforward layer."""
-        in_trees = self.trees * node_count(self.depth)
-        return {"fff": in_trees + self.shared_neurons, "dense": self.intermediate_size, "none": 0}[self.feedforward]
+        """Neurons of one feedforward layer; the rounded mean of layers that differ."""
+        shapes = self.layer_shapes or (self.layer_shape(0),)
+        return round(sum(shape.neurons_available for shape in shapes) / len(shapes))
 
     @property
     def neurons_used(self) -> int:
-        """Neurons of one feedforward layer that a token uses."""
-        visited = self.trees * (self.depth + 1)
-        return {"fff": visited + self.shared_neurons, "dense": self.intermediate_size, "none": 0}[self.feedforward]
+        """Neurons of one feedforward layer that a token uses; the rounded mean of layers that differ."""
+        shapes = self.layer_shapes or (self.layer_shape(0),)
+        return round(sum(shape.neurons_used for shape in shapes) / len(shapes))
 
     @property
     def feedforward_name(self) -> str:
         """What the feedforward layers are, for people: "dense layers", for instance."""
+        if self.feedforward_layers:
+            return f"feedforward layers that differ ({describe_layers(self.layer_shapes)})"
         names = {"fff": "fast feedforward layers", "dense": "dense layers", "none": "no feedforward layers"}
         return names[self.feedforward]
 
@@ -286,6 +322,9 @@ class UltraFastBertConfig:
         """The content of `config.json`."""
         values = dataclasses.asdict(self)
         values["architectures"] = list(self.architectures)
+        values["feedforward_layers"] = list(self.feedforward_layers)
+        if not self.feedforward_layers:  # a file without it can be read by releases that do not know it
+            del values["feedforward_layers"]
         if self.id2label is not None:
             values["id2label"] = {str(k): v for k, v in self.id2label.items()}
             values["label2id"] = {v: k for k, v in self.id2label.items()}

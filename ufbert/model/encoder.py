@@ -2,7 +2,7 @@
 
 Pre-norm: x + attention(norm(x)), then x + feedforward(norm(x)), and one norm at the end.
 Post-norm: norm(x + attention(x)), then norm(x + feedforward(x)).
-With feedforward "none" the second step, its norm included, is absent: the zero of every comparison.
+Of a layer whose feedforward is "none" the second step, its norm included, is absent: the zero of every comparison.
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ class DenseFeedforward(nn.Module):
     Shazeer 2020 (GLU variants, arXiv 2002.05202), section 2.
     """
 
-    def __init__(self, config: UltraFastBertConfig) -> None:
+    def __init__(self, config: UltraFastBertConfig, neurons: int) -> None:
         super().__init__()
-        self.gated, self.neurons = config.is_gated_act, config.intermediate_size
+        self.gated, self.neurons = config.is_gated_act, neurons
         rows = self.neurons * (2 if self.gated else 1)
         self.linear_in = nn.Linear(config.hidden_size, rows, bias=config.use_bias)
-        self.linear_out = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.linear_out = nn.Linear(neurons, config.hidden_size, bias=config.use_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -158,22 +158,22 @@ class Layer(nn.Module):
         bare = config.skip_first_prenorm and index == 0
         self.attention_norm: nn.Module = nn.Identity() if bare else layer_norm(config, config.hidden_size)
         self.attention = SelfAttention(config)
-        absent = config.feedforward == "none"
-        self.feedforward_norm = None if absent else layer_norm(config, config.hidden_size)
+        shape = config.layer_shape(index)
+        self.feedforward_norm = None if shape.kind == "none" else layer_norm(config, config.hidden_size)
         self.feedforward: FFF | DenseFeedforward | None
-        if absent:
+        if shape.kind == "none":
             self.feedforward = None
-        elif config.feedforward == "fff":
+        elif shape.kind == "fff":
             self.feedforward = FFF(
                 config.hidden_size,
-                config.trees,
-                config.depth,
-                shared_neurons=config.shared_neurons,
+                shape.trees,
+                shape.depth,
+                shared_neurons=shape.shared_neurons,
                 output_bias=config.use_bias,
                 initializer_range=config.initializer_range,
             )
         else:
-            self.feedforward = DenseFeedforward(config)
+            self.feedforward = DenseFeedforward(config, shape.intermediate_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: torch.Tensor, *view: torch.Tensor | None) -> torch.Tensor:

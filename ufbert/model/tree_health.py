@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,7 +35,10 @@ class LeafRecorder:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.layers = [module for module in model.modules() if isinstance(module, FFF)]
+        named = [(name, module) for name, module in model.named_modules() if isinstance(module, FFF)]
+        self.layers = [module for _, module in named]
+        self.numbers = [_number(name, number) for number, (name, _) in enumerate(named)]
+        """Of the layers, from 0 on; those without trees are left out."""
         self._counts = [
             torch.zeros(m.trees * leaf_count(m.depth), dtype=torch.int64, device=m.w_in.device) for m in self.layers
         ]
@@ -66,8 +70,14 @@ class LeafRecorder:
 
         Rounded to four digits after the point, as a log of many measurements would otherwise be long.
         """
-        found = [{"layer": number, **tree_health(c)} for number, c in enumerate(self.counts()) if c.any()]
+        found = [{"layer": n, **tree_health(c)} for n, c in zip(self.numbers, self.counts(), strict=True) if c.any()]
         return [{name: _rounded(value) for name, value in layer.items()} for layer in found]
+
+
+def _number(name: str, number: int) -> int:
+    """Which of an encoder's layers a module of that name is in; `number` for one that is in none."""
+    found = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    return int(found[1]) if found else number
 
 
 def _count(layer: FFF, x: torch.Tensor, real: torch.Tensor | None, total: torch.Tensor) -> None:

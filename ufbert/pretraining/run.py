@@ -207,10 +207,11 @@ def _begin(run: Run, computed_on: ComputedOn) -> None:
     """Create the folder of a new run with what a reader needs."""
     model = run.training_step.model
     config = model.config
+    mean = " on average" if config.feedforward_layers else ""
     note(
         f"Training {sum(p.numel() for p in model.parameters()):,} parameters on {computed_on.device}: "
         f"{config.num_hidden_layers} layers of {config.hidden_size}, {config.neurons_used:,} of "
-        f"{config.neurons_available:,} neurons used, vocabulary of {config.vocab_size:,}, {computed_on.precision}"
+        f"{config.neurons_available:,} neurons used{mean}, vocabulary of {config.vocab_size:,}, {computed_on.precision}"
     )
     run.state.computed_on = computed_on.to_dict()
     check_disk_space(run.checkpoints.folder, config, run.settings.training.keep_checkpoints)

@@ -78,18 +78,24 @@ def _use_of_leaves(measured: Sequence[dict[str, Any]]) -> Picture:
     figure = new_figure(8, 3.5)
     used, entropy = figure.subplots(1, 2, sharex=True)
     tokens = [row["tokens"] for row in measured]
-    layers = len(measured[-1]["tree_health"])
+    last = measured[-1]["tree_health"]
+    layers = len(last)
     for number, colour in enumerate(_colours(layers)):
         health = [row["tree_health"][number] for row in measured]
         style = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1}
-        used.plot(tokens, [100 * layer["used_leaves"] for layer in health], **style, label=f"layer {number + 1}")
+        used.plot(
+            tokens,
+            [100 * layer["used_leaves"] for layer in health],
+            **style,
+            label=f"layer {last[number]['layer'] + 1}",
+        )
         # A tree of one node has one leaf, and nothing to be uncertain about.
         shares = [100 * layer["entropy_bits"] / (layer["maximum_entropy_bits"] or 1) for layer in health]
         entropy.plot(tokens, shares, **style)
-    last = measured[-1]["tree_health"][0]
     dashed = {"color": "black", "linestyle": "--", "linewidth": 1}
-    used.axhline(100 * last["expected_used_leaves"], **dashed, label="uniform use")
-    entropy.axhline(100 * last["expected_entropy_bits"] / (last["maximum_entropy_bits"] or 1), **dashed)
+    for number, layer in enumerate({layer["maximum_entropy_bits"]: layer for layer in last}.values()):  # by depth
+        used.axhline(100 * layer["expected_used_leaves"], **dashed, label="_" * (number > 0) + "uniform use")
+        entropy.axhline(100 * layer["expected_entropy_bits"] / (layer["maximum_entropy_bits"] or 1), **dashed)
     used.set(ylabel="leaves in use, %", ylim=(0, 102))
     entropy.set(ylabel="entropy, % of its maximum", ylim=(0, 102))
     for axes in (used, entropy):
@@ -101,18 +107,21 @@ def _use_of_leaves(measured: Sequence[dict[str, Any]]) -> Picture:
 
 
 def _turns(row: dict[str, Any]) -> Picture:
-    shares = np.array([layer["right_share_by_level"] for layer in row["tree_health"]], dtype=float)  # (layers, D)
-    layers, depth = shares.shape
+    health = row["tree_health"]
+    layers, depth = len(health), max(len(layer["right_share_by_level"]) for layer in health)
+    shares = np.full((layers, depth), np.nan)  # a layer of shallower trees ends before the others
+    for number, layer in enumerate(health):
+        shares[number, : len(layer["right_share_by_level"])] = layer["right_share_by_level"]
     figure = new_figure(8, 1.6 + 0.25 * layers)
     axes = figure.add_subplot()
     image = axes.imshow(100 * shares, cmap="RdBu_r", vmin=0, vmax=100, aspect="auto") if depth else None
     axes.set(xlabel="level of the tree, from the root", ylabel="layer")
     axes.set_xticks(range(depth), [str(level + 1) for level in range(depth)])
-    axes.set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
-    for layer in range(layers):
-        for level in range(depth):
-            share = 100 * shares[layer, level]
-            axes.text(level, layer, f"{share:.0f}", ha="center", va="center", fontsize=8,
+    axes.set_yticks(range(layers), [str(layer["layer"] + 1) for layer in health])
+    for number in range(layers):
+        for level in range(len(health[number]["right_share_by_level"])):
+            share = 100 * shares[number, level]
+            axes.text(level, number, f"{share:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if abs(share - 50) > 35 else "black")  # fmt: skip
     if image is not None:
         figure.colorbar(image, label="turn right, %")

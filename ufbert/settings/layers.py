@@ -16,8 +16,10 @@ from ufbert.errors import ConfigError
 
 from .sections import ENDS, Settings
 
-__all__ = ["Layers", "Where", "suggestion", "typed"]
+__all__ = ["ALIKE", "Layers", "Where", "suggestion", "typed"]
 
+ALIKE = ("feedforward", "trees", "depth", "shared_neurons", "intermediate_size")
+"""The keys of `[model]` in whose place `feedforward_layers` speaks of each layer."""
 Where = Callable[[str], str]
 """The place of a dotted key, for an error."""
 
@@ -48,8 +50,17 @@ class Layers:
                     raise ConfigError(f"{place}: unknown key {key}{suggestion(name, names)}")
                 self.values[section][name] = typed(value, hints[name], f"{place}: {key}")
                 self.origins[key] = place
+            if section == "model":
+                self._settle_feedforward(spelled or values)
             if section in ENDS:
                 self._settle_end(section, [name for name in ENDS[section] if values.get(name)], where)
+
+    def _settle_feedforward(self, values: Mapping[str, Any]) -> None:
+        """What says that all layers are alike clears the list of a lower layer that says how they differ."""
+        alike = [name for name in ALIKE if name in values]
+        if alike and "feedforward_layers" not in values:
+            self.values["model"]["feedforward_layers"] = ()
+            self.origins.pop("model.feedforward_layers", None)
 
     def _settle_end(self, section: str, ends: list[str], where: Where) -> None:
         """`ends` are the names of the ends that the layer sets; they clear those of lower layers."""
@@ -95,8 +106,8 @@ def _spell_out_shape(values: Mapping[str, Any], where: Where) -> dict[str, Any]:
             f"{place}: model.shape must be trees x depth, such as 256x3 or 1x11, with shared neurons 12x6+64, "
             f"not {shape!r}"
         )
-    for name in ("trees", "depth", *(["shared_neurons"] if match[3] else [])):
-        if name in values:
+    for name in ("trees", "depth", *(["shared_neurons"] if match[3] else []), "feedforward_layers"):
+        if values.get(name) not in (None, []):
             raise ConfigError(f"{place}: model.shape sets model.{name} too; give one of them")
     if values.get("feedforward", "fff") != "fff":
         raise ConfigError(

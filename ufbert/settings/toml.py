@@ -16,7 +16,7 @@ from typing import Any
 
 from ufbert.errors import ConfigError
 
-from .layers import Layers, Where
+from .layers import ALIKE, Layers, Where
 from .presets import preset_text
 from .sections import (
     DataSettings,
@@ -101,8 +101,19 @@ def load_settings(
         if key in origins and given[key.partition(".")[0]][key.partition(".")[2]] != value:
             raise ConfigError(f"{origin}: {origins[key]} gives {key} another value")
         give(key, value, origin)
+    _check_feedforward(given.get("model", {}), origins)
     laid.lay(given, lambda key: origins.get(key, "the command line"))
     return laid.settings()
+
+
+def _check_feedforward(model: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for options of which one says it of all layers, and one of each."""
+    if model.get("feedforward_layers"):
+        for name in ALIKE:
+            if name in model:
+                raise ConfigError(
+                    f"{origins[f'model.{name}']}: model.feedforward_layers says what each layer has; give one of them"
+                )
 
 
 def settings_to_dict(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -60,10 +60,12 @@ def training_operations(config: UltraFastBertConfig, sequence_length: int, predi
     hidden = config.hidden_size
     projections = 2 * hidden * (config.query_key_value_width + hidden)
     attention = 2 * 2 * sequence_length * hidden  # scores, and values weighted by them
-    products = 3 if config.feedforward == "dense" and config.is_gated_act else 2
-    feedforward = 2 * products * hidden * config.neurons_used
+    feedforward = 0
+    for shape in config.layer_shapes:
+        products = 3 if shape.kind == "dense" and config.is_gated_act else 2
+        feedforward += 2 * products * hidden * shape.neurons_used
     decoder = 2 * hidden * (config.vocab_size + (hidden if config.head_transform else 0))
-    layers = config.num_hidden_layers * (projections + attention + feedforward)
+    layers = config.num_hidden_layers * (projections + attention) + feedforward
     return float(PASSES * (layers + predicted * decoder))
 
 

@@ -64,7 +64,7 @@ def run_paths(request: PathsRequest) -> list[dict[str, Any]]:
     show_log()
     folder = locate_checkpoint(request.checkpoint)
     config = read_config(folder)
-    if config.feedforward != "fff":
+    if config.feedforward_kind != "fff":
         raise ConfigError(
             f"{request.checkpoint}: has no trees, its feedforward layers are {config.feedforward_name}; "
             "bench paths takes a checkpoint with feedforward = fff"
@@ -114,9 +114,10 @@ def _show(request: PathsRequest, health: Sequence[dict[str, Any]], texts: int) -
     table = Table(*HEALTH_COLUMNS, box=None, pad_edge=False, header_style="")
     for row in health_rows(health):
         table.add_row(*row)
+    depths = sorted({round(layer["maximum_entropy_bits"]) for layer in health})
     console.print(
         f"{request.checkpoint}: where {health[0]['tokens']:,} tokens of {texts:,} texts go in trees of depth "
-        f"{health[0]['maximum_entropy_bits']:.0f}",
+        f"{', '.join(map(str, depths))}",
         markup=False,
         soft_wrap=True,
     )

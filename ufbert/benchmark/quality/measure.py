@@ -42,9 +42,9 @@ class Measured:
     """That it took."""
     parameters: int
     neurons_used: int
-    """By a token in each layer."""
+    """By a token in each layer; the mean of layers that differ."""
     neurons_available: int
-    """In each layer."""
+    """In each layer, or the mean of layers that differ."""
 
 
 class Losses:

@@ -289,9 +289,9 @@ def _check_names(quality: Quality, variants: Mapping[str, Variant], tables: Mapp
 def _fill_in(quality: Quality, variants: Mapping[str, Variant]) -> Quality:
     """The defaults that depend on the variants."""
     widths = {
-        name: variant.settings.model.intermediate_size
+        name: variant.settings.model.neurons_used
         for name, variant in variants.items()
-        if variant.settings.model.feedforward == "dense" and not variant.time_of
+        if variant.settings.model.feedforward_kind == "dense" and not variant.time_of
     }
     twin = quality.twin or max(widths, key=widths.__getitem__, default="")
     return dataclasses.replace(quality, reference=quality.reference or next(iter(variants)), twin=twin)

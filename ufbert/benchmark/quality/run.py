@@ -150,7 +150,7 @@ def _row(variant: Variant, runs: Sequence[QualityRun], recipe: Recipe, losses: L
     changes.pop("training.seed", None)
     return Row(
         name=variant.name,
-        feedforward=variant.settings.model.feedforward,
+        feedforward=variant.settings.model.feedforward_kind,
         time_of=variant.time_of,
         changes={key: new for key, (_, new) in changes.items()},
         runs={seed: losses.measure(run) for seed, run in own.items() if run.complete},

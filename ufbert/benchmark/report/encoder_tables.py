@@ -40,14 +40,17 @@ def describe_model(report: Report) -> list[str]:
     """What the checkpoint is, and what the peers run."""
     model = report.model
     kind = f"{model['neurons_available']:,} dense neurons"
-    if model["feedforward"] == "none":
+    if "feedforward_layers" in model:
+        kind = f"feedforward layers {', '.join(model['feedforward_layers'])}"
+    elif model["feedforward"] == "none":
         kind = "no feedforward layers"
     elif "trees" in model:
         shared = f" beside {model['shared_neurons']:,} shared neurons" if model["shared_neurons"] else ""
         kind = f"{model['trees']:,} trees of depth {model['depth']}{shared}"
     lines = [
         f"model: {model['name']}, {model['model_type']}: {model['layers']} layers of hidden size "
-        f"{model['hidden_size']:,}, {model['heads']} heads, {kind} in a layer; "
+        f"{model['hidden_size']:,}, {model['heads']} heads, {kind}"
+        f"{'' if 'feedforward_layers' in model else ' in a layer'}; "
         f"{model['parameters'] / 1e6:,.1f} million parameters without a head"
     ]
     return [*lines, f"peers: {model['peers']}"] if "peers" in model else lines

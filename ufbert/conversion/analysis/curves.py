@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ufbert.conversion.distillation.tree_initialization import PLACEMENT_TOKENS, activations_of, place_neurons
-from ufbert.conversion.request import TreeShape
 from ufbert.model.fff import FFF
+from ufbert.model.shapes import FeedforwardShape
 
 from .least_squares import LeastSquares, apply_map
 from .results import LayerCurves, Point
@@ -91,7 +91,7 @@ def _mapped(coefficients: torch.Tensor) -> Features:
     return lambda chunk: apply_map(chunk.x, coefficients)
 
 
-def _trees(study: LayerUnderStudy, shape: TreeShape) -> float:
+def _trees(study: LayerUnderStudy, shape: FeedforwardShape) -> float:
     layer = FFF(study.fitting.shape[1], shape.trees, shape.depth, output_bias=True, device=study.device)
     place_neurons(layer, study.dense, study.fitting[:PLACEMENT_TOKENS].float())
 

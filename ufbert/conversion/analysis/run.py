@@ -95,6 +95,10 @@ def analyse_checkpoint(request: AnalysisRequest) -> Results:
 def check_analysable(loaded: LoadedCheckpoint) -> None:
     """Raise `CheckpointError` unless the model has dense layers, and a tokenizer to read text with."""
     config = loaded.model.config
+    if config.feedforward_layers:
+        raise CheckpointError(
+            f"{loaded.name}: has {config.feedforward_name}; --analyse takes a model whose layers are dense and alike"
+        )
     if config.feedforward == "none":
         raise CheckpointError(f"{loaded.name}: has no feedforward layers to analyse")
     if config.feedforward != "dense":

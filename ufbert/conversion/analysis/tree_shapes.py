@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ufbert.cmm.tree import node_count, visited_count
-from ufbert.conversion.distillation.tree_initialization import MAXIMUM_UNKNOWNS
-from ufbert.conversion.request import TreeShape
+from ufbert.conversion.distillation.ridge import MAXIMUM_UNKNOWNS
+from ufbert.model.shapes import FeedforwardShape
 
 __all__ = ["shape_for"]
 
@@ -16,7 +16,7 @@ MOST_NODES = 3000
 LEAST_USED = 0.95
 
 
-def shape_for(neurons: int, depth: int | None = None) -> TreeShape | None:
+def shape_for(neurons: int, depth: int | None = None) -> FeedforwardShape | None:
     """Trees that visit at most `neurons`, and as many as can be: of that depth, else of the deepest that do.
 
     Without a depth up to `DEEPEST`, and of at most `MOST_NODES`; with one, of as many nodes as the conversion still
@@ -24,7 +24,7 @@ def shape_for(neurons: int, depth: int | None = None) -> TreeShape | None:
     """
     most = MOST_NODES if depth is None else MAXIMUM_UNKNOWNS
     shapes = [
-        TreeShape(neurons // visited_count(d), d)
+        FeedforwardShape.of_trees(neurons // visited_count(d), d)
         for d in ([depth] if depth is not None else range(DEEPEST, 0, -1))
         if neurons >= visited_count(d) and neurons // visited_count(d) * node_count(d) <= most
     ]
@@ -34,6 +34,6 @@ def shape_for(neurons: int, depth: int | None = None) -> TreeShape | None:
     return max(shapes, key=visited, default=None)
 
 
-def visited(shape: TreeShape) -> int:
+def visited(shape: FeedforwardShape) -> int:
     """Neurons of the trees that a token uses."""
-    return shape.trees * visited_count(shape.depth)
+    return shape.neurons_used

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,13 +38,17 @@ def train_end_to_end(
     teacher: UltraFastBertModel,
     batches: Iterator[Batch],
     *,
+    targets: Sequence[int],
     learning_rate: float,
     budget: TrainingBudget,
     precision: torch.dtype,
     pooling: str,
     report: Callable[[StepReport], None],
 ) -> None:
-    """Adam on mean squared error of every layer's output plus 1 - cosine of the pooled embeddings."""
+    """Adam on mean squared error of every layer's output plus 1 - cosine of the pooled embeddings.
+
+    `targets` has for each of the student's states the number of the teacher's that it learns.
+    """
     # The tables stay: a batch has few of their rows.
     trained = [p for name, p in student.named_parameters() if not name.startswith("embeddings.")]
     optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=BETAS, fused=True)
@@ -59,9 +63,8 @@ def train_end_to_end(
                     teacher.encode(ids, mask, types)
                 student.encode(ids, mask, types)
             present = mask.bool()
-            hidden = torch.stack(
-                [_hidden_loss(g[present].float(), w[present].float()) for g, w in zip(got, wanted, strict=True)]
-            ).mean()
+            pairs = zip(got, (wanted[target] for target in targets), strict=True)
+            hidden = torch.stack([_hidden_loss(g[present].float(), w[present].float()) for g, w in pairs]).mean()
             mine, theirs = (pool(states[-1].float(), mask, pooling) for states in (got, wanted))  # (B, H)
             embedding = 1.0 - F.cosine_similarity(mine, theirs).mean()
             loss = hidden + EMBEDDING_WEIGHT * embedding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +25,18 @@ class LayerSample:
 
 
 @torch.no_grad()
-def collect_layer_samples(teacher: UltraFastBertModel, batches: Iterable[Batch], tokens: int) -> list[LayerSample]:
-    """Run the teacher until about `tokens` tokens have been seen; padding is left out."""
-    inputs: list[list[torch.Tensor]] = [[] for _ in teacher.layers]
-    outputs: list[list[torch.Tensor]] = [[] for _ in teacher.layers]
+def collect_layer_samples(
+    teacher: UltraFastBertModel, batches: Iterable[Batch], tokens: int, layers: Sequence[int] | None = None
+) -> list[LayerSample]:
+    """Run the teacher until about `tokens` tokens have been seen; padding is left out.
+
+    A sample for each of `layers`, by default of all; for none, the teacher does not run.
+    """
+    chosen = [teacher.layers[layer] for layer in (range(len(teacher.layers)) if layers is None else layers)]
+    if not chosen:
+        return []
+    inputs: list[list[torch.Tensor]] = [[] for _ in chosen]
+    outputs: list[list[torch.Tensor]] = [[] for _ in chosen]
     present = torch.zeros(0)
 
     def record(index: int) -> Any:
@@ -38,9 +46,7 @@ def collect_layer_samples(teacher: UltraFastBertModel, batches: Iterable[Batch],
 
         return hook
 
-    handles = [
-        layer.get_submodule("feedforward").register_forward_hook(record(i)) for i, layer in enumerate(teacher.layers)
-    ]
+    handles = [layer.get_submodule("feedforward").register_forward_hook(record(i)) for i, layer in enumerate(chosen)]
     seen = 0
     try:
         for batch in batches:

@@ -1,4 +1,4 @@
-"""Per-layer regression: each fast feedforward layer learns its dense layer's output, on its own.
+"""Per-layer regression: each new feedforward layer learns its dense layer's output, on its own.
 
 In a post-norm model the sum of the layer's input and output is normed at once, which takes away a few huge
 coordinates that would otherwise be all the error there is; so there the error is measured behind the norm.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from ufbert.model.encoder import Layer
+from ufbert.model.encoder import DenseFeedforward, Layer
 from ufbert.model.fff import FFF
 from ufbert.system.devices import autocast
 from ufbert.training.budget import TrainingBudget
@@ -31,7 +31,7 @@ BETAS = (0.9, 0.98)
 
 
 def train_layer(
-    student: FFF,
+    student: FFF | DenseFeedforward,
     teacher: Layer,
     sample: LayerSample,
     *,
@@ -60,7 +60,7 @@ def train_layer(
 
 
 @torch.no_grad()
-def relative_error(student: FFF, teacher: Layer, sample: LayerSample, mean: torch.Tensor) -> float:
+def relative_error(student: FFF | DenseFeedforward, teacher: Layer, sample: LayerSample, mean: torch.Tensor) -> float:
     """Root of the error over that of always putting out `mean` (H,): 0 is exact, 1 is the constant output."""
     error = baseline = 0.0
     for start in range(0, len(sample.x), 4096):

@@ -1,7 +1,7 @@
 """What the student is worth: held-out errors, layer by layer and of the whole, beside a control.
 
-The control is the teacher with every feedforward layer replaced by its mean output. Whatever it reaches,
-the trees need not be thanked for.
+The control is the teacher with every feedforward layer that was converted replaced by its mean output, or without
+the layers that were dropped. Whatever it reaches, the distillation need not be thanked for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ufbert.model.pooling import pool
 from ufbert.reporting import console, note
 
 from .layer_inputs import record_hidden_states
+from .student import StudentPlan
 from .texts import Batch
 
 __all__ = ["LayerErrors", "Measurement", "measure", "show"]
@@ -47,14 +48,17 @@ class Measurement:
     student_errors: list[float]
     """Root of the mean squared error over the variance, of each layer's output across tokens."""
     control_errors: list[float]
+    plan: StudentPlan
 
     def figures(self) -> dict[str, str]:
         """For the model card."""
+        partly = bool(self.plan.dropped) or len(self.plan.converted) < self.plan.original.num_hidden_layers
+        control = "the same with feedforward layers that put out only their mean"
         return {
             f"mean cosine to the original's embeddings, {self.texts} held-out texts from {self.held_out_from}": (
                 f"{self.student_cosine:.4f}"
             ),
-            "the same with feedforward layers that put out only their mean": f"{self.control_cosine:.4f}",
+            f"the same of the control: {self.plan.control}" if partly else control: f"{self.control_cosine:.4f}",
         }
 
 
@@ -62,22 +66,24 @@ class Measurement:
 def measure(
     teacher: UltraFastBertModel,
     student: UltraFastBertModel,
+    plan: StudentPlan,
     means: Sequence[torch.Tensor],
     batches: Iterable[Batch],
     pooling: str,
     held_out_from: str,
 ) -> Measurement:
-    """Run teacher, student and control over held-out text in float32. `means` (H,) are the control's outputs."""
-    layers = len(teacher.layers) + (teacher.final_norm is not None)
+    """Run teacher, student and control over held-out text in float32.
+
+    `means` (H,) are what the control's feedforward layers put out, of those that were converted.
+    """
+    layers = len(plan.targets)
     cosines = {"student": 0.0, "control": 0.0}
     squares = {name: [0.0] * layers for name in cosines}
     totals, sums, counts = [0.0] * layers, [torch.zeros(0)] * layers, 0
     texts = 0
     for batch in batches:
         present = batch.attention_mask.bool()
-        wanted = _run(teacher, batch)
-        with _mean_outputs(teacher, means):
-            control = _run(teacher, batch)
+        wanted, control = ([states[i] for i in plan.targets] for states in _both(teacher, plan, means, batch))
         student_states = _run(student, batch)
         texts, counts = texts + len(present), counts + int(present.sum())
         embedding = pool(wanted[-1], batch.attention_mask, pooling)
@@ -102,7 +108,17 @@ def measure(
         cosines["control"] / texts,
         errors["student"],
         errors["control"],
+        plan,
     )
+
+
+def _both(
+    teacher: UltraFastBertModel, plan: StudentPlan, means: Sequence[torch.Tensor], batch: Batch
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The states of the teacher, and of the control."""
+    wanted = _run(teacher, batch)
+    with _mean_outputs(teacher, plan, means):
+        return wanted, _run(teacher, batch)
 
 
 def _run(encoder: UltraFastBertModel, batch: Batch) -> list[torch.Tensor]:
@@ -112,16 +128,20 @@ def _run(encoder: UltraFastBertModel, batch: Batch) -> list[torch.Tensor]:
 
 
 @contextmanager
-def _mean_outputs(encoder: UltraFastBertModel, means: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Within the block every feedforward layer puts out its mean, whatever it is given."""
+def _mean_outputs(encoder: UltraFastBertModel, plan: StudentPlan, means: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Within the block converted feedforward layers put out their mean, and dropped layers what they are given."""
+
+    def unchanged(_module: Any, arguments: tuple[torch.Tensor, ...], _output: torch.Tensor) -> torch.Tensor:
+        return arguments[0]
 
     def constant(mean: torch.Tensor) -> Any:
         return lambda _module, _arguments, output: mean.to(output.dtype).expand_as(output)
 
     handles = [
-        layer.get_submodule("feedforward").register_forward_hook(constant(mean))
-        for layer, mean in zip(encoder.layers, means, strict=True)
+        encoder.layers[layer].get_submodule("feedforward").register_forward_hook(constant(mean))
+        for layer, mean in zip(plan.converted, means, strict=True)
     ]
+    handles += [encoder.layers[layer].register_forward_hook(unchanged) for layer in plan.dropped]
     try:
         yield
     finally:
@@ -135,7 +155,8 @@ def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraF
     table.add_column("")
     for head in ("initialised", "regressed", "trained", "control"):
         table.add_column(head, justify="right")
-    rows = [(f"layer {i}: relative error", e.initialized, e.regressed) for i, e in enumerate(errors)]
+    kept = measurement.plan.kept
+    rows = [(f"layer {kept[i]}: relative error", e.initialized, e.regressed) for i, e in enumerate(errors)]
     for i, (name, initialized, regressed) in enumerate(rows):
         whole = measurement.student_errors[i], measurement.control_errors[i]
         table.add_row(name, *(f"{value:.3f}" for value in (initialized, regressed, *whole)))
@@ -144,11 +165,12 @@ def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraF
         table.add_row("final norm: relative error", "", "", *(f"{value:.3f}" for value in final))
     cosines = f"{measurement.student_cosine:.4f}", f"{measurement.control_cosine:.4f}"
     table.add_row("mean cosine of embeddings", "", "", *cosines, style="bold")
-    used, available = config.neurons_used, config.neurons_available
-    table.add_row("neurons used of available", "", "", f"{used:,} of {available:,}", "0")
+    plan, used, available = measurement.plan, config.neurons_used, config.neurons_available
+    name = "neurons used of available" + (", mean of the layers" if config.feedforward_layers else "")
+    table.add_row(name, "", "", f"{used:,} of {available:,}", f"{plan.control_neurons:,}")
     console().print(table)
     note(
         "initialised, regressed: one layer alone on the original's inputs, 0 exact, 1 its mean output; trained, "
-        "control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: every "
-        "feedforward layer puts out its mean"
+        "control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: "
+        f"{plan.control}"
     )

@@ -1,4 +1,4 @@
-"""Dense feedforward layers become fast feedforward layers: initialise, regress layer by layer, train together."""
+"""Dense feedforward layers become others, or layers are dropped: initialise, regress each layer, train together."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from functools import partial
 
 import torch
 
-from ufbert.cmm.tree import check_shape
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, encoder_of
-from ufbert.conversion.request import TreeShape
-from ufbert.errors import CheckpointError, ConfigError
-from ufbert.model.encoder import DenseFeedforward, Layer, UltraFastBertModel
+from ufbert.conversion.student import StudentRequest
+from ufbert.model.encoder import Layer, UltraFastBertModel
 from ufbert.model.pretrained import PretrainedModel
 from ufbert.reporting import note
 from ufbert.settings.distillation import DistillationSettings
@@ -24,12 +22,13 @@ from ufbert.training.budget import TrainingBudget
 from ufbert.training.display import ProgressDisplay
 
 from .end_to_end import StepReport, train_end_to_end
+from .initialization import initialize_layer
 from .layer_inputs import LayerSample, collect_layer_samples
 from .layer_regression import relative_error, train_layer
+from .left_out import leave_out
 from .report import LayerErrors, measure, show
-from .straight_through import StraightThroughFFF
+from .student import StudentPlan, new_student, plan_student
 from .texts import MAXIMUM_LENGTH, Batcher, read_distillation_texts
-from .tree_initialization import initialize_trees
 
 __all__ = ["Distilled", "distil"]
 
@@ -49,7 +48,7 @@ STOPPING = "Ending the training here; the student is measured and written. Once 
 
 @dataclass(frozen=True)
 class Distilled:
-    """A model with trees in place of its dense layers, in evaluation mode on the CPU."""
+    """A model with other feedforward layers than its original, or fewer layers, in evaluation mode on the CPU."""
 
     model: PretrainedModel
     figures: dict[str, str]
@@ -57,14 +56,14 @@ class Distilled:
 
 
 def distil(
-    loaded: LoadedCheckpoint, shape: TreeShape, corpus: Sequence[str], settings: DistillationSettings
+    loaded: LoadedCheckpoint, request: StudentRequest, corpus: Sequence[str], settings: DistillationSettings
 ) -> Distilled:
-    """A student of `loaded` with trees of `shape` in every layer, trained on `corpus`; shows its progress.
+    """The student of `loaded` that is asked for, trained on `corpus`; shows its progress.
 
-    Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for trees that
+    Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for layers that
     cannot be, `DataError` for a corpus that cannot be used. The first Ctrl-C ends the training early.
     """
-    check_distillable(loaded, shape)
+    plan = plan_student(loaded, request)
     assert loaded.tokenizer is not None
     config = loaded.model.config
     device = choose_device(settings.device)
@@ -75,8 +74,7 @@ def distil(
     batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device)
     begin = time.monotonic()
     note(
-        f"Distilling {config.num_hidden_layers} dense layers of {config.intermediate_size:,} neurons into "
-        f"{shape}, on {len(texts.train):,} pieces of text "
+        f"Distilling {plan}, on {len(texts.train):,} pieces of text "
         f"({len(texts.held_out):,} more held out, from {texts.held_out_from})."
     )
     if not texts.documents_apart:
@@ -85,74 +83,31 @@ def distil(
             "trained on; give a --corpus of more documents for figures on unseen ones"
         )
     original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
-    model = new_student(original, shape)
+    model = new_student(original, plan)
     teacher, student = encoder_of(original), encoder_of(model)
     pooling = loaded.model.embedder.pooling
     with Interruption(STOPPING) as interruption:
-        size = 4 * config.hidden_size * max(config.num_hidden_layers, 1)
-        wanted = min(SAMPLE_TOKENS, SAMPLE_BYTES // size)
-        train = collect_layer_samples(teacher, batcher.endless(texts.train, BATCH_TEXTS, settings.seed), wanted)
-        held_out = collect_layer_samples(teacher, batcher.ordered(texts.held_out, BATCH_TEXTS), HELD_OUT_TOKENS)
-        errors = train_layers(teacher, student, train, held_out, settings, precision, interruption)
+        new = plan.converted
+        wanted = min(SAMPLE_TOKENS, SAMPLE_BYTES // (4 * config.hidden_size * max(len(new), 1)))
+        train = collect_layer_samples(teacher, batcher.endless(texts.train, BATCH_TEXTS, settings.seed), wanted, new)
+        held_out = collect_layer_samples(teacher, batcher.ordered(texts.held_out, BATCH_TEXTS), HELD_OUT_TOKENS, new)
+        errors = train_layers(teacher, student, plan, train, held_out, settings, precision, interruption)
         means = [sample.y.float().mean(0) for sample in train]
         del train, held_out
         seconds = settings.seconds
         if seconds is not None:
             seconds = max(LEAST_SHARE * seconds, seconds - (time.monotonic() - begin))
         budget = new_budget(seconds, settings, interruption)
-        train_together(teacher, student, batcher, texts.train, settings, precision, pooling, budget)
+        train_together(teacher, student, plan, batcher, texts.train, settings, precision, pooling, budget)
     held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)
-    measurement = measure(teacher, student, means, held_out_batches, pooling, texts.held_out_from)
+    measurement = measure(teacher, student, plan, means, held_out_batches, pooling, texts.held_out_from)
     show(measurement, errors, model.config)
     return Distilled(finished(model), measurement.figures())
-
-
-def check_distillable(loaded: LoadedCheckpoint, shape: TreeShape) -> None:
-    """Raise unless trees of that shape can be made of this model."""
-    config = loaded.model.config
-    if config.feedforward == "none":
-        raise CheckpointError(f"{loaded.name}: has no feedforward layers that could become trees")
-    if config.feedforward != "dense":
-        raise CheckpointError(
-            f"{loaded.name}: its feedforward layers are trees already ({config.trees} of depth {config.depth}); "
-            "only dense layers can be distilled into trees: convert it without --trees and --depth"
-        )
-    try:
-        check_shape(config.hidden_size, shape.trees, shape.depth)
-    except ConfigError as error:
-        raise ConfigError(f"{shape.options}: {error}") from error
-    if shape.shared > config.intermediate_size:
-        raise ConfigError(
-            f"{shape.options}: the shared neurons are the original's own, and it has {config.intermediate_size:,}"
-        )
-    if loaded.tokenizer is None:
-        raise CheckpointError(f"{loaded.name}: has no tokenizer, and distilling on text needs the model's own")
 
 
 def new_budget(seconds: float | None, settings: DistillationSettings, interruption: Interruption) -> TrainingBudget:
     """Of one phase: so many seconds or the settings' steps, unless Ctrl-C comes first."""
     return TrainingBudget(seconds=seconds, steps=settings.steps or None, stopped=lambda: interruption.requested)
-
-
-def new_student(model: PretrainedModel, shape: TreeShape) -> PretrainedModel:
-    """A copy of the model with trainable, still random trees in place of its dense layers."""
-    config = model.config.replace(feedforward="fff", trees=shape.trees, depth=shape.depth, shared_neurons=shape.shared)
-    student = type(model)(config).to(model.device)
-    state = {
-        k: v for k, v in model.state_dict().items() if ".feedforward." not in k and not k.startswith("feedforward.")
-    }
-    student.load_state_dict(state, strict=False)
-    student.take_embedder(model.embedder)
-    for layer in encoder_of(student).layers:
-        layer.feedforward = StraightThroughFFF(
-            config.hidden_size,
-            config.trees,
-            config.depth,
-            shared_neurons=config.shared_neurons,
-            output_bias=config.use_bias,
-            device=model.device,
-        )
-    return student.eval()
 
 
 def finished(model: PretrainedModel) -> PretrainedModel:
@@ -166,29 +121,34 @@ def finished(model: PretrainedModel) -> PretrainedModel:
 def train_layers(
     teacher: UltraFastBertModel,
     student: UltraFastBertModel,
+    plan: StudentPlan,
     train: Sequence[LayerSample],
     held_out: Sequence[LayerSample],
     settings: DistillationSettings,
     precision: torch.dtype,
     interruption: Interruption,
 ) -> list[LayerErrors]:
-    """Initialise and regress every layer; returns the held-out errors after each."""
-    errors: list[LayerErrors] = []
+    """Initialise and regress every new layer; returns the held-out errors of all, after each."""
+    errors = [LayerErrors(0.0, 0.0) for _ in student.layers]  # of what is the original's own
     generator = torch.Generator().manual_seed(settings.seed)
     seconds = None if settings.seconds is None else LAYERS_SHARE * settings.seconds / max(len(train), 1)
     with ProgressDisplay("layers", len(train)) as display:
 
-        def report(index: int, loss: float) -> None:
-            display.show("layers", index, f"loss {loss:.3f}")
+        def report(number: int, loss: float) -> None:
+            display.show("layers", number, f"loss {loss:.3f}")
 
-        for index, sample in enumerate(train):
-            theirs, ours = teacher.layers[index], student.layers[index].get_submodule("feedforward")
+        for number, (index, sample) in enumerate(zip(plan.converted, train, strict=True)):
+            theirs, layer = teacher.layers[index], student.layers[index]
             assert isinstance(theirs, Layer)
-            assert isinstance(theirs.feedforward, DenseFeedforward)
-            assert isinstance(ours, StraightThroughFFF)
+            assert isinstance(layer, Layer)
             mean = sample.y.float().mean(0)
-            initialize_trees(ours, theirs.feedforward, sample.x, sample.y)
-            initialized = relative_error(ours, theirs, held_out[index], mean)
+            if layer.feedforward is None:
+                error = leave_out(layer, theirs, sample).relative_error(theirs, held_out[number], mean)
+                errors[index] = LayerErrors(error, error)
+                note(f"layer {index}: relative error {error:.3f} without a feedforward layer")
+                continue
+            ours = initialize_layer(layer.feedforward, theirs.feedforward, sample, at_random=plan.random_routing)
+            initialized = relative_error(ours, theirs, held_out[number], mean)
             budget = new_budget(seconds, settings, interruption)
             train_layer(
                 ours,
@@ -197,13 +157,13 @@ def train_layers(
                 budget=budget,
                 precision=precision,
                 generator=generator,
-                report=partial(report, index),
+                report=partial(report, number),
             )
-            display.show("layers", index + 1)
-            errors.append(LayerErrors(initialized, relative_error(ours, theirs, held_out[index], mean)))
+            display.show("layers", number + 1)
+            errors[index] = LayerErrors(initialized, relative_error(ours, theirs, held_out[number], mean))
             note(
-                f"layer {index}: relative error {errors[-1].initialized:.3f} initialised, "
-                f"{errors[-1].regressed:.3f} after {budget.steps_done} steps"
+                f"layer {index}: relative error {errors[index].initialized:.3f} initialised, "
+                f"{errors[index].regressed:.3f} after {budget.steps_done} steps"
             )
     return errors
 
@@ -211,6 +171,7 @@ def train_layers(
 def train_together(
     teacher: UltraFastBertModel,
     student: UltraFastBertModel,
+    plan: StudentPlan,
     batcher: Batcher,
     texts: Sequence[str],
     settings: DistillationSettings,
@@ -234,6 +195,7 @@ def train_together(
             student,
             teacher,
             batcher.endless(texts, settings.batch_size, settings.seed + 1),
+            targets=plan.targets,
             learning_rate=settings.learning_rate,
             budget=budget,
             precision=precision,

@@ -14,6 +14,8 @@ Shared neurons are chosen first (`shared_neurons.py`); the trees are worth what 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -22,6 +24,8 @@ from ufbert.cmm.tree import node_count
 from ufbert.model.encoder import DenseFeedforward
 from ufbert.model.fff import FFF
 
+from .random_placement import place_at_random
+from .ridge import MAXIMUM_UNKNOWNS, ridge_towards
 from .shared_neurons import choose_shared, regress_on
 from .straight_through import path_mask
 
@@ -29,21 +33,23 @@ __all__ = ["initialize_trees", "place_neurons", "solve_output_weights"]
 
 # Tokens that decide which neuron stands where: enough for a leaf of depth 8 to see 32 of them.
 PLACEMENT_TOKENS = 8192
-# Unknowns of the regression, beyond which its matrix (n x n) is no longer a matter of seconds.
-MAXIMUM_UNKNOWNS = 6000
-RIDGE = 1e-3
 
 
 @torch.no_grad()
-def initialize_trees(layer: FFF, dense: DenseFeedforward, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Fill `layer` from `dense` and the inputs x and outputs y (tokens, H) of `dense` on some text."""
-    place_neurons(layer, dense, x[:PLACEMENT_TOKENS].float())
+def initialize_trees(
+    layer: FFF, dense: DenseFeedforward, x: torch.Tensor, y: torch.Tensor, *, at_random: bool = False
+) -> None:
+    """Fill `layer` from `dense` and the inputs x and outputs y (tokens, H) of `dense` on some text.
+
+    `at_random` gives the nodes neurons at random.
+    """
+    place_neurons(layer, dense, x[:PLACEMENT_TOKENS].float(), at_random=at_random)
     if layer.trees * layer.nodes + layer.shared_neurons <= MAXIMUM_UNKNOWNS:
         solve_output_weights(layer, x, y)
 
 
 @torch.no_grad()
-def place_neurons(layer: FFF, dense: DenseFeedforward, x: torch.Tensor) -> None:
+def place_neurons(layer: FFF, dense: DenseFeedforward, x: torch.Tensor, *, at_random: bool = False) -> None:
     """Copy a dense neuron to every node and shared neuron; the output bias makes up for the means of the rest."""
     w_in, w_out = dense.linear_in.weight[: dense.neurons], dense.linear_out.weight  # (I, H), (H, I)
     bias = torch.zeros_like(w_in[:, 0]) if dense.linear_in.bias is None else dense.linear_in.bias[: dense.neurons]
@@ -63,8 +69,12 @@ def place_neurons(layer: FFF, dense: DenseFeedforward, x: torch.Tensor) -> None:
         layer.shared.linear_in.bias.copy_(bias[shared])
         layer.shared.linear_out.weight.copy_(columns[shared].T)
         output_mean -= means[shared] @ w_out[:, shared].T
-    worth = own.square() * w_out.square().sum(0)  # (tokens, I)
-    neurons = _place(logits > 0, worth, layer.trees, layer.depth).to(w_in.device)  # (P, N)
+    if at_random:
+        neurons = place_at_random(dense.neurons, layer.trees, layer.depth)  # (P, N)
+    else:
+        worth = own.square() * w_out.square().sum(0)  # (tokens, I)
+        neurons = _place(logits > 0, worth, layer.trees, layer.depth)
+    neurons = neurons.to(w_in.device)
     layer.w_in.copy_(w_in[neurons])
     layer.w_out.copy_(columns[neurons])
     layer.b_in.copy_(bias[neurons])
@@ -100,29 +110,16 @@ def _place(active: torch.Tensor, worth: torch.Tensor, trees: int, depth: int) ->
 
 
 @torch.no_grad()
-def solve_output_weights(layer: FFF, x: torch.Tensor, y: torch.Tensor, batch: int = 4096) -> None:
+def solve_output_weights(layer: FFF, x: torch.Tensor, y: torch.Tensor) -> None:
     """Set all output weights (and b_out) to the ridge regression of y on the activations, drawn to what they are."""
     in_trees = layer.trees * layer.nodes
-    unknowns = in_trees + layer.shared_neurons
-    gram = x.new_zeros(unknowns + 1, unknowns + 1, dtype=torch.float32)
-    moments = x.new_zeros(unknowns + 1, layer.hidden_size, dtype=torch.float32)
-    for start in range(0, len(x), batch):
-        inputs, targets = x[start : start + batch].float(), y[start : start + batch].float()
-        design = F.pad(activations_of(layer, inputs), (0, 1), value=0.0 if layer.b_out is None else 1.0)
-        gram += design.T @ design
-        moments += design.T @ targets
     rows = [layer.w_out.flatten(0, 1)] + ([] if layer.shared is None else [layer.shared.linear_out.weight.T])
-    before = F.pad(torch.cat(rows), (0, 0, 0, 1))
-    if layer.b_out is not None:
-        before[-1] = layer.b_out
-    weight = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
-    gram.diagonal().add_(weight)
-    solution = torch.linalg.solve(gram.double(), (moments + weight * before).double()).float()
-    layer.w_out.copy_(solution[:in_trees].view_as(layer.w_out))
+    weights, intercept = ridge_towards(torch.cat(rows), layer.b_out, partial(activations_of, layer), x, y)
+    layer.w_out.copy_(weights[:in_trees].view_as(layer.w_out))
     if layer.shared is not None:
-        layer.shared.linear_out.weight.copy_(solution[in_trees:-1].T)
+        layer.shared.linear_out.weight.copy_(weights[in_trees:].T)
     if layer.b_out is not None:
-        layer.b_out.copy_(solution[-1])
+        layer.b_out.copy_(intercept)
 
 
 def activations_of(layer: FFF, x: torch.Tensor) -> torch.Tensor:

@@ -78,12 +78,18 @@ _PRE_NORM = dataclasses.replace(
 
 
 def _target(config: UltraFastBertConfig, name: str) -> _Target:
-    if config.feedforward == "fff" and config.depth > 0:
+    shapes = config.layer_shapes
+    if deep := [shape for shape in shapes if shape.depth > 0]:
         raise CheckpointError(
-            f"{name}: has trees of depth {config.depth}; which neurons a token uses depends on the token, so no dense "
+            f"{name}: has trees of depth {deep[0].depth}; which neurons a token uses depends on the token, so no dense "
             "network computes the same (only depth 0 is dense); --to onnx writes the trees themselves"
         )
-    if config.feedforward == "none":
+    if len({shape.dense_width for shape in shapes}) > 1:
+        raise CheckpointError(
+            f"{name}: has {config.feedforward_name}; the classes of transformers have one width for all layers; --to "
+            "onnx writes each as it is"
+        )
+    if config.feedforward_kind == "none":
         raise CheckpointError(f"{name}: has no feedforward layers; every BERT-family class of transformers has them")
     if config.alibi:
         raise CheckpointError(f"{name}: has ALiBi's bias in attention; no BERT-family class of transformers has it")
@@ -91,7 +97,10 @@ def _target(config: UltraFastBertConfig, name: str) -> _Target:
         "relative positions (relative_attention_num_buckets)": config.relative_attention_num_buckets,
         "rotary positions (position_embedding_type)": config.position_embedding_type == "rotary",
         "local attention (local_attention)": config.local_attention,
-        "gated dense layers (is_gated_act)": config.feedforward == "dense" and config.is_gated_act,
+        "gated dense layers (is_gated_act)": config.is_gated_act and any(shape.kind == "dense" for shape in shapes),
+        "trees, which have GELU, beside dense layers with another activation (hidden_act)": (
+            config.hidden_act != "gelu" and {shape.kind for shape in shapes} == {"fff", "dense"}
+        ),
         "no norm before the first layer (skip_first_prenorm)": config.skip_first_prenorm,
     }
     if found := [what for what, has in own.items() if has]:
@@ -126,7 +135,7 @@ def _fits_distilbert(config: UltraFastBertConfig) -> bool:
 
 
 def _layer_act(config: UltraFastBertConfig) -> str:
-    return config.hidden_act if config.feedforward == "dense" else "gelu"
+    return config.hidden_act if config.feedforward_kind == "dense" else "gelu"
 
 
 def write_hugging_face(model: PretrainedModel, tokenizer: Tokenizer | None, folder: Path, name: str) -> None:
@@ -166,6 +175,8 @@ def nearest_config(model: PretrainedModel) -> dict[str, Any]:
         UltraFastBertForTokenClassification: "ForTokenClassification",
     }
     values = _whole_config(config, target, architectures.get(type(model), "Model"))
+    if config.feedforward_layers:
+        return values | {"feedforward_layers": list(config.feedforward_layers)}
     if config.feedforward != "dense":
         values["feedforward"] = config.feedforward
     if config.feedforward == "fff":

@@ -7,7 +7,7 @@ has to be masked. Sums between layers are kept in bfloat16 with bfloat16 or int8
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,16 @@ __all__ = ["PackedEncoder", "PackedFeedforward", "PackedTrees"]
 class PackedLayer(nn.Module):
     """`Layer` on tokens (total, H)."""
 
-    def __init__(self, layer: Layer, activation: str, window: int | None, dtype: torch.dtype, make: MakeLinear) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        activation: str,
+        window: int | None,
+        dtype: torch.dtype,
+        make: MakeLinear,
+        *,
+        loads_kernels: bool,
+    ) -> None:
         super().__init__()
         self.pre_norm = layer.pre_norm
         self.attention_norm = layer.attention_norm.to(dtype)
@@ -42,7 +51,7 @@ class PackedLayer(nn.Module):
                 queries *= (hidden // attention.heads) ** -0.5
         self.attention = PackedAttention(
             attention, make(weight, bias), make(attention.output.weight, attention.output.bias), window,
-            loads_kernels=make is Int8Linear or isinstance(layer.feedforward, FFF),
+            loads_kernels=loads_kernels,
         )  # fmt: skip
         self.feedforward: PackedTrees | PackedFeedforward | None = None
         if layer.feedforward is not None:
@@ -73,11 +82,13 @@ class PackedEncoder(nn.Module):
         self.dtype = dtype
         self.embeddings = encoder.embeddings
         self.relative_attention_bias = encoder.relative_attention_bias
-        layers: Iterable[Any] = encoder.layers
+        layers: Sequence[Any] = list(encoder.layers)
+        loads_kernels = make is Int8Linear or any(isinstance(layer.feedforward, FFF) for layer in layers)
         config, activation = encoder.config, encoder.config.hidden_act
         windows = [config.local_attention // 2 if config.is_local(i) else None for i in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(
-            PackedLayer(layer, activation, window, dtype, make) for layer, window in zip(layers, windows, strict=True)
+            PackedLayer(layer, activation, window, dtype, make, loads_kernels=loads_kernels)
+            for layer, window in zip(layers, windows, strict=True)
         )
         self.final_norm = None if encoder.final_norm is None else encoder.final_norm.to(dtype)
 

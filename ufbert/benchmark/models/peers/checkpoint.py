@@ -43,7 +43,7 @@ class CheckpointModel:
     @property
     def layer(self) -> str:
         """`ff` or `fff`, of the feedforward layers."""
-        return "fff" if self.encoder.config.feedforward == "fff" else "ff"
+        return "fff" if self.encoder.config.feedforward_kind == "fff" else "ff"
 
     def describe(self) -> dict[str, Any]:
         """What the report and the JSON file say of it."""
@@ -59,7 +59,9 @@ class CheckpointModel:
             "neurons_available": config.neurons_available,
             "parameters": sum(parameter.numel() for parameter in self.encoder.parameters()),
         }
-        if config.feedforward == "fff":
+        if config.feedforward_layers:
+            described |= {"feedforward": "mixed", "feedforward_layers": list(config.feedforward_layers)}
+        elif config.feedforward == "fff":
             described |= {"trees": config.trees, "depth": config.depth, "shared_neurons": config.shared_neurons}
         return described
 

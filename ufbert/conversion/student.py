@@ -1,0 +1,135 @@
+"""What `ufbert convert` is asked to distil a model into: a feedforward layer for each layer, or fewer layers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ufbert.errors import ConfigError
+from ufbert.model.shapes import FeedforwardShape, parse_shape
+
+__all__ = ["StudentRequest", "name_layers", "parse_layers", "read_student"]
+
+
+@dataclass(frozen=True)
+class StudentRequest:
+    """What the student is to be, as it can be said before the original is known."""
+
+    options: str
+    """The options that say it, for errors."""
+    shapes: tuple[FeedforwardShape, ...] = ()
+    """One for all layers to convert, or one for each layer of the original; empty where layers are dropped."""
+    layers: tuple[int, ...] = ()
+    """The layers to convert, from 0 on; empty for all."""
+    dropped: tuple[int, ...] = ()
+    """The layers to leave out whole."""
+    random_routing: bool = False
+    """Nodes take neurons of the original at random."""
+
+    def __str__(self) -> str:
+        """What was done, for the model card."""
+        if self.dropped:
+            return f"without its layers {name_layers(self.dropped)}, whose work the others have learned by distillation"
+        one = len(self.shapes) == 1
+        into = self.shapes[0].describe() if one else ", ".join(map(str, self.shapes))
+        which = f" {name_layers(self.layers)}" if self.layers else ""
+        at_random = ", whose nodes were given neurons at random" if self.random_routing else ""
+        return f"its dense feedforward layers{which} distilled into {into}{at_random}"
+
+
+def read_student(
+    *,
+    trees: int | None = None,
+    depth: int | None = None,
+    shared: int = 0,
+    dense: int | None = None,
+    shape: tuple[str, ...] = (),
+    layers: str | None = None,
+    drop_layers: str | None = None,
+    random_routing: bool = False,
+) -> StudentRequest | None:
+    """The student that the options ask for; None if they ask for an exact conversion.
+
+    Raises `ConfigError` in the options' names for values that cannot be, or do not go together.
+    """
+    of_trees = trees is not None or depth is not None
+    kinds = {"--trees": of_trees, "--dense": dense is not None, "--shape": bool(shape)}
+    given = [name for name, there in kinds.items() if there]
+    others = {"--shared": bool(shared), "--layers": layers is not None, "--random-routing": random_routing}
+    if drop_layers is not None:
+        if beside := [*given, *(name for name, there in others.items() if there)]:
+            raise ConfigError(
+                f"--drop-layers leaves whole layers out and converts no others; give it without {', '.join(beside)}"
+            )
+        return StudentRequest(f"--drop-layers {drop_layers}", dropped=parse_layers("--drop-layers", drop_layers))
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} both say what the layers become; give one of them")
+    if shared and shape:
+        raise ConfigError(f"--shared {shared}: --shape writes shared neurons itself, as in 12x6+64; leave it out")
+    if shared and not of_trees:
+        raise ConfigError(f"--shared {shared} without trees to stand beside: give --trees and --depth too")
+    if not given:
+        if layers is not None:
+            raise ConfigError(
+                f"--layers {layers} says where, not what: give --trees and --depth, --dense or --shape too"
+            )
+        if random_routing:
+            raise ConfigError("--random-routing is of trees: give --trees and --depth too")
+        return None
+    shapes: tuple[FeedforwardShape, ...]
+    if of_trees:
+        shapes = (_trees(trees, depth, shared),)
+        options = f"--trees {trees} --depth {depth}" + (f" --shared {shared}" if shared else "")
+    elif dense is not None:
+        if dense < 0:
+            raise ConfigError(f"--dense must be at least 0, not {dense}")
+        shapes, options = (FeedforwardShape.of_dense(dense),), f"--dense {dense}"
+    else:
+        shapes, options = _spelled(shape), f"--shape {','.join(shape)}"
+    if layers is not None and len(shapes) > 1:
+        raise ConfigError(
+            f"--layers {layers}: --shape has an entry for each layer already; give one shape, or no --layers"
+        )
+    if random_routing and not any(s.kind == "fff" for s in shapes):
+        raise ConfigError(f"--random-routing is of trees, and {options} makes none; leave it out")
+    chosen = () if layers is None else parse_layers("--layers", layers)
+    return StudentRequest(options, shapes, chosen, random_routing=random_routing)
+
+
+def _trees(trees: int | None, depth: int | None, shared: int) -> FeedforwardShape:
+    if trees is None or depth is None:
+        given, absent = ("--depth", "--trees") if trees is None else ("--trees", "--depth")
+        raise ConfigError(f"{given} without {absent}: give both, for example --trees 48 --depth 4")
+    for name, value, least in (("trees", trees, 1), ("depth", depth, 0), ("shared", shared, 0)):
+        if value < least:
+            raise ConfigError(f"--{name} must be at least {least}, not {value}")
+    return FeedforwardShape.of_trees(trees, depth, shared)
+
+
+def _spelled(shape: tuple[str, ...]) -> tuple[FeedforwardShape, ...]:
+    try:
+        return tuple(parse_shape(text) for text in shape)
+    except ConfigError as error:
+        raise ConfigError(f"--shape {','.join(shape)}: {error}") from error
+
+
+def parse_layers(option: str, text: str) -> tuple[int, ...]:
+    """The layers that "2-5" or "0,3" names, in order. Raises `ConfigError` in the name of `option`."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ConfigError(f"{option} {text}: write layers from 0 on, such as 2-5 or 0,3")
+        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(found))
+
+
+def name_layers(layers: tuple[int, ...]) -> str:
+    """The shortest text that `parse_layers` reads as these."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
