@@ -67,7 +67,8 @@ ROBERTA = BERT.replace(
     num_labels=1,
     problem_type="regression",
 )
-CONFIGS = {"crammed": CRAMMED, "bert": BERT, "roberta": ROBERTA}
+MIXED = BERT.replace(num_hidden_layers=4, feedforward_layers=("2x3", "dense:24", "none", "1x2+5"), is_gated_act=True)
+CONFIGS = {"crammed": CRAMMED, "bert": BERT, "roberta": ROBERTA, "mixed": MIXED}
 
 
 def save_random(name: str, config: UltraFastBertConfig, folder: Path) -> Any:
@@ -207,9 +208,9 @@ def test_hidden_states_and_forms_of_output(family: str, tmp_path: Path) -> None:
     assert model(**inputs).hidden_states is None
     last, states = model(**inputs, output_hidden_states=True, return_dict=False)
     torch.testing.assert_close(last, output.last_hidden_state)
-    assert len(states) == 3
+    assert len(states) == config.num_hidden_layers + 1
     model.config.output_hidden_states = True
-    assert len(model(**inputs).hidden_states) == 3
+    assert len(model(**inputs).hidden_states) == config.num_hidden_layers + 1
     head = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
     labels = labels_for("UltraFastBertForMaskedLM", config)
     loss, logits = head(**inputs, labels=labels, return_dict=False)

@@ -45,6 +45,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6,
     },
     "shared": {"shared_neurons": 12, "use_bias": True, "norm_position": "post", "final_norm": False},
+    "mixed": {"num_hidden_layers": 5, "feedforward_layers": ["2x3", "dense:24", "none", "1x2+5", "8x0+4"]},
+    "mixed-post": {
+        "num_hidden_layers": 4, "feedforward_layers": ["dense:24", "none", "2x3+5", "dense:7"], "norm_position": "post",
+        "position_embedding_type": "absolute", "type_vocab_size": 2, "use_bias": True, "final_norm": False,
+    },
+    "mixed-gated": {
+        "num_hidden_layers": 4, "feedforward_layers": ["dense:24", "2x3", "none", "dense:7"], "is_gated_act": True,
+        "position_embedding_type": "rotary", "local_attention": 5, "skip_first_prenorm": True, "norm_bias": False,
+    },
     "relu": {"feedforward": "dense", "hidden_act": "relu", "use_bias": True, "norm_position": "post"},
 }  # fmt: skip
 
@@ -112,7 +121,7 @@ def test_a_texts_states_do_not_depend_on_its_batch(tiny_config: UltraFastBertCon
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-@pytest.mark.parametrize("variant", ["crammed", "bert", "dense"])
+@pytest.mark.parametrize("variant", ["crammed", "bert", "dense", "mixed", "mixed-post", "mixed-gated"])
 def test_reduced_precision_stays_close(tiny_config: UltraFastBertConfig, precision: str, variant: str) -> None:
     if precision == "int8" and not packs():
         pytest.skip("this torch has no oneDNN")

@@ -166,11 +166,10 @@ def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraF
     cosines = f"{measurement.student_cosine:.4f}", f"{measurement.control_cosine:.4f}"
     table.add_row("mean cosine of embeddings", "", "", *cosines, style="bold")
     plan, used, available = measurement.plan, config.neurons_used, config.neurons_available
-    name = "neurons used of available" + (", mean of the layers" if config.feedforward_layers else "")
-    table.add_row(name, "", "", f"{used:,} of {available:,}", f"{plan.control_neurons:,}")
+    table.add_row("neurons used of available", "", "", f"{used:,} of {available:,}", f"{plan.control_neurons:,}")
     console().print(table)
     note(
         "initialised, regressed: one layer alone on the original's inputs, 0 exact, 1 its mean output; trained, "
         "control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: "
-        f"{plan.control}"
+        f"{plan.control}; neurons: of a layer{', the mean of all' if config.feedforward_layers else ''}"
     )
