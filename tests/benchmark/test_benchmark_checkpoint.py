@@ -156,6 +156,28 @@ def test_trees_have_no_peers_and_the_reason_is_said(
     assert (document["model"]["trees"], document["model"]["depth"]) == (1, 3)
 
 
+def test_layers_that_differ_are_named_and_their_paths_are_means(
+    tmp_path: Path, tiny_checkpoints: dict[str, Path], tiny_config: UltraFastBertConfig, bench: Bench
+) -> None:
+    tokenizer = load_tokenizer(tiny_checkpoints["encoder"])
+    layers = ("2x3", "dense:24", "none", "1x1+5")
+    config = tiny_config.replace(
+        num_hidden_layers=4, feedforward_layers=layers, vocab_size=tokenizer.get_vocab_size(), initializer_range=0.2
+    )
+    UltraFastBertForMaskedLM(config).save_pretrained(tmp_path / "mixed", tokenizer=tokenizer)
+    arguments = ("--implementations=ufbert,ufbert-reference,transformers", "--dtype=float32,int8", "--batch=1")
+    code, out, err, document = bench("--model=mixed", *arguments)
+    assert code == 0, err
+    assert "4 heads, feedforward layers 2x3, dense:24, none, 1x1+5; 0.0 million parameters without a head" in out
+    assert "Paths (mean of 2 layers)" in out
+    assert "no dense export: mixed: has trees of depth 3" in out
+    assert rows_of(document) >= {("fff", "ufbert", "float32"), ("fff", "ufbert-reference", "float32")}
+    assert document["model"]["feedforward_layers"] == list(layers)
+    assert document["model"]["feedforward"] == "mixed"
+    assert len(document["paths"]["right_share_by_level"]) == 3
+    assert document["paths"]["leaves_per_tree"] == (8 + 2) / 2
+
+
 def test_what_transformers_does_not_load_has_peers_by_its_dense_export(tmp_path: Path, bench: Bench) -> None:
     pytest.importorskip("transformers", reason="needs the extra peers")
     folder = checkpoint("bert", tmp_path / "bert")

@@ -9,11 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pretraining_runs import at_step, interrupt
 
+from ufbert.cmm.leaf_use import tree_health
 from ufbert.pretraining.run import pretrain
 from ufbert.pretraining.run_folder import RunPlan
+from ufbert.pretraining.run_pictures import draw_pictures
 
 VOID = ("meta", "img")
 
@@ -50,6 +53,15 @@ def read(run: str) -> tuple[str, Page]:
     """The report of a run, as text and parsed."""
     text = Path(run, "report.html").read_text(encoding="utf-8")
     return text, Page(text)
+
+
+def test_trees_of_different_depths_are_drawn_side_by_side() -> None:
+    pytest.importorskip("matplotlib")
+    layers = [{"layer": 0, **tree_health(np.array([[5, 3]]))}, {"layer": 2, **tree_health(np.array([[1, 2, 0, 5]]))}]
+    rows = [{"step": step, "tokens": 8 * step, "held_out_loss": 3.0, "tree_health": layers} for step in (1, 2)]
+    drawn = {heading: picture for heading, _, picture in draw_pictures(rows, "a run")}
+    for heading in ("Use of the leaves", "Turns"):
+        assert drawn[heading].startswith(b"\x89PNG")
 
 
 def test_the_report_shows_the_run_in_one_file(plan: Callable[..., RunPlan]) -> None:
