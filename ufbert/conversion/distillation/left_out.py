@@ -8,6 +8,7 @@ nearest to what the second one put out.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -19,11 +20,25 @@ from .layer_regression import sublayer
 __all__ = ["LeftOut", "leave_out"]
 
 
+@dataclass(frozen=True)
 class LeftOut:
     """What stands for the feedforward layer: `scale * x + shift`, both (H,), of what the next layer gets."""
 
-    def __init__(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
-        self.scale, self.shift = scale, shift
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    @torch.no_grad()
+    def put_into(self, student: Layer) -> None:
+        """Let the rest of the layer say it."""
+        if student.pre_norm:
+            if student.attention.output.bias is not None:
+                student.attention.output.bias.add_(self.shift)
+            return
+        norm = student.attention_norm
+        assert isinstance(norm, torch.nn.LayerNorm)
+        norm.weight.mul_(self.scale)
+        if norm.bias is not None:
+            norm.bias.mul_(self.scale).add_(self.shift)
 
     @torch.no_grad()
     def relative_error(self, teacher: Layer, sample: LayerSample, mean: torch.Tensor) -> float:
@@ -37,23 +52,12 @@ class LeftOut:
 
 @torch.no_grad()
 def leave_out(student: Layer, teacher: Layer, sample: LayerSample) -> LeftOut:
-    """Let the rest of `student` say what it can of the teacher's feedforward layer with these inputs and outputs."""
+    """What the rest of `student` can say of the teacher's feedforward layer with these inputs and outputs."""
     x, y = sample.x.float(), sample.y.float()
     nothing = torch.zeros_like(x[0])
     if teacher.pre_norm:
-        bias = student.attention.output.bias
-        if bias is None:
-            return LeftOut(nothing, nothing)
-        mean = y.mean(0)
-        bias.add_(mean)
-        return LeftOut(nothing, mean)
-    wanted, norm = sublayer(teacher, x, y), student.attention_norm
-    assert isinstance(norm, torch.nn.LayerNorm)
-    shifts = norm.bias is not None
+        return LeftOut(nothing, nothing if student.attention.output.bias is None else y.mean(0))
+    wanted, shifts = sublayer(teacher, x, y), student.attention_norm.bias is not None
     x_mean, mean = (x.mean(0), wanted.mean(0)) if shifts else (nothing, nothing)
     scale = ((x - x_mean) * (wanted - mean)).sum(0) / (x - x_mean).square().sum(0).clamp(min=1e-12)
-    shift = mean - scale * x_mean
-    norm.weight.mul_(scale)
-    if shifts:
-        norm.bias.mul_(scale).add_(shift)
-    return LeftOut(scale, shift)
+    return LeftOut(scale, mean - scale * x_mean)

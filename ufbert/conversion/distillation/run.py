@@ -143,7 +143,9 @@ def train_layers(
             assert isinstance(layer, Layer)
             mean = sample.y.float().mean(0)
             if layer.feedforward is None:
-                error = leave_out(layer, theirs, sample).relative_error(theirs, held_out[number], mean)
+                left_out = leave_out(layer, theirs, sample)
+                left_out.put_into(layer)
+                error = left_out.relative_error(theirs, held_out[number], mean)
                 errors[index] = LayerErrors(error, error)
                 note(f"layer {index}: relative error {error:.3f} without a feedforward layer")
                 continue
