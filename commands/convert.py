@@ -19,7 +19,7 @@ __all__ = ["convert"]
 DEFAULTS = DistillationSettings()
 # What only --analyse takes, and what it has no use for.
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
-OF_CONVERSION = ("to", "drop_head", "trees", "shared", "minutes", "steps", "batch_size", "learning_rate")
+OF_CONVERSION = ("to", "drop_head", "trees", "shared", "budget", "minutes", "steps", "batch_size", "learning_rate")
 
 
 def convert(
@@ -65,13 +65,20 @@ def convert(
             help="Column of the text in jsonl, csv, tsv and parquet files.", show_default=DEFAULTS.text_column
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Time the distillation may take, such as 90s, 30m or 1h30m.",
+            show_default=f"{DEFAULTS.minutes:g}m",
+        ),
+    ] = None,
     minutes: Annotated[
-        float | None,
-        typer.Option(help="Time the distillation may take, unless --steps.", show_default=f"{DEFAULTS.minutes:g}"),
+        float | None, typer.Option(help="The same in minutes.", show_default=f"{DEFAULTS.minutes:g}")
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps of each layer and of the end-to-end training, in place of --minutes."),
+        typer.Option(min=1, help="Steps of each layer and of the end-to-end training, in place of a time."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Texts of an end-to-end step.", show_default=str(DEFAULTS.batch_size))
@@ -138,6 +145,7 @@ def convert(
     run_on_one_process("convert")
     options = {
         "distillation.text_column": text_column,
+        "distillation.budget": budget,
         "distillation.minutes": minutes,
         "distillation.steps": steps,
         "distillation.batch_size": batch_size,
