@@ -19,7 +19,18 @@ __all__ = ["convert"]
 DEFAULTS = DistillationSettings()
 # What only --analyse takes, and what it has no use for.
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
-OF_CONVERSION = ("to", "drop_head", "trees", "shared", "budget", "minutes", "steps", "batch_size", "learning_rate")
+OF_CONVERSION = (
+    "to",
+    "drop_head",
+    "trees",
+    "shared",
+    "budget",
+    "minutes",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "resume",
+)
 
 
 def convert(
@@ -91,6 +102,9 @@ def convert(
         int | None,
         typer.Option(help="Read at most so many pieces of text from the corpus.", show_default=str(DEFAULTS.max_texts)),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted distillation of the same command.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to distil.", show_default=DEFAULTS.device)
     ] = None,
@@ -138,7 +152,7 @@ def convert(
 
     With --analyse nothing is converted: the table of what trees could be worth goes to stdout.
     """
-    from ufbert.conversion import ConversionRequest, convert_checkpoint
+    from ufbert.conversion import ConversionRequest, ConversionStopped, convert_checkpoint
     from ufbert.settings.toml import load_settings
 
     _check_options(context, analyse)
@@ -191,9 +205,13 @@ def convert(
         family=family,
         drop_head=drop_head,
         distillation=distillation,
+        resume=resume,
         command=command_line(context),
     )
-    convert_checkpoint(request)
+    try:
+        convert_checkpoint(request)
+    except ConversionStopped as stop:
+        raise typer.Exit(stop.exit_code) from stop
 
 
 def _check_options(context: typer.Context, analyse: bool) -> None:

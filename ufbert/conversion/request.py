@@ -60,6 +60,8 @@ class ConversionRequest:
     """Take the encoder alone."""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     """How dense layers become trees, if they do."""
+    resume: bool = False
+    """Go on with an interrupted distillation into `destination`."""
     command: str = ""
     """The command line for the model card; empty makes one up."""
 
@@ -67,6 +69,8 @@ class ConversionRequest:
         if self.to not in FORMS:
             raise ConfigError(f"--to {self.to}: unknown form; known: {', '.join(FORMS)}")
         if self.trees is None and self.depth is None:
+            if self.resume:
+                raise ConfigError("--resume continues a distillation; give its --trees, --depth and --corpus too")
             if self.corpus:
                 raise ConfigError(
                     "--corpus is what trees are distilled on; give --trees and --depth too, or leave it out"

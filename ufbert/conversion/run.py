@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
+import ufbert
+from ufbert.checkpoint.folder import CONFIG_FILE
+from ufbert.conversion.distillation.partial import PartialConversion, open_partial, partial_folder
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, load_checkpoint
 from ufbert.model.card import model_card
 from ufbert.model.config import MODEL_TYPE
@@ -17,27 +23,52 @@ __all__ = ["convert_checkpoint"]
 def convert_checkpoint(request: ConversionRequest) -> None:
     """Do what `request` says, saying on stderr what was done.
 
+    An interrupted distillation leaves its work beside the destination, for a request with `resume`.
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra; a distillation also
     `ConfigError` for trees that cannot be and `DataError` for a corpus that cannot be used.
     """
+    if request.resume and is_complete(request):
+        note(f"{request.destination}: is complete; nothing to resume")
+        return
     check_new(request.destination, "converted model", "DEST")
     if request.to == "onnx":
         from ufbert.conversion.export.onnx import require_onnx
 
         require_onnx()  # before the time spent on reading
-    loaded = load_checkpoint(request.source, request.revision, family=request.family, drop_head=request.drop_head)
-    for line in loaded.notes:
-        note(f"note: {line}")
+    if request.shape is not None:
+        with open_partial(request.destination, _options(request), resume=request.resume) as partial:
+            _distil(_load(request), request.shape, request, partial)
+        return
+    loaded = _load(request)
     if request.to == "onnx":
         _write_onnx(loaded, request)
     elif request.to == "dense":
         _write_dense(loaded, request)
-    elif request.shape is not None:
-        _distil(loaded, request.shape, request)
     else:
         _write(loaded, loaded.model, request, how="exactly, without training", figures={})
         note(f"{request.destination}: {loaded.model_type} checkpoint {loaded.name}, converted exactly")
+
+
+def is_complete(request: ConversionRequest) -> bool:
+    """Whether a distillation has come to its end: its result is there, and no partial one."""
+    there = (request.destination / CONFIG_FILE).is_file()
+    return there and not partial_folder(request.destination).exists()
+
+
+def _options(request: ConversionRequest) -> dict[str, Any]:
+    """All that may not differ when a distillation goes on; source and corpus are compared by their contents."""
+    assert request.shape is not None
+    settings = asdict(request.distillation)
+    del settings["device"]
+    return {"version": ufbert.__version__, **asdict(request.shape), **settings}
+
+
+def _load(request: ConversionRequest) -> LoadedCheckpoint:
+    loaded = load_checkpoint(request.source, request.revision, family=request.family, drop_head=request.drop_head)
+    for line in loaded.notes:
+        note(f"note: {line}")
+    return loaded
 
 
 def _write_onnx(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
@@ -56,10 +87,10 @@ def _write_dense(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
     note(f"{request.destination}: dense checkpoint that transformers loads")
 
 
-def _distil(loaded: LoadedCheckpoint, shape: TreeShape, request: ConversionRequest) -> None:
+def _distil(loaded: LoadedCheckpoint, shape: TreeShape, request: ConversionRequest, partial: PartialConversion) -> None:
     from ufbert.conversion.distillation.run import distil
 
-    distilled = distil(loaded, shape, request.corpus, request.distillation)
+    distilled = distil(loaded, shape, request.corpus, request.distillation, partial)
     how = f"its dense feedforward layers distilled into {shape}"
     _write(loaded, distilled.model, request, how=how, figures=distilled.figures)
     note(f"{request.destination}: written")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -20,15 +18,21 @@ from ufbert.reporting import note
 from ufbert.settings.distillation import DistillationSettings
 from ufbert.system.devices import choose_device, choose_precision
 from ufbert.system.interruption import Interruption
+from ufbert.text.corpus_sources import corpus_name
 from ufbert.training.budget import TrainingBudget
-from ufbert.training.display import ProgressDisplay
+from ufbert.training.display import duration
 
-from .end_to_end import StepReport, train_end_to_end
-from .layer_inputs import LayerSample, collect_layer_samples
+from .end_to_end import train_together
+from .fingerprints import model_fingerprint
+from .kept_phase import KeptPhase, random_states, restore_random_states
+from .layer_inputs import LayerSample
 from .layer_regression import relative_error, train_layer
+from .partial import PartialConversion
+from .recording import BATCH_TEXTS, forecast, record_samples
 from .report import LayerErrors, measure, show
+from .stages import END_TO_END, MEASURING, READING, Stages, layer_stage
 from .straight_through import StraightThroughFFF
-from .texts import MAXIMUM_LENGTH, Batcher, read_distillation_texts
+from .texts import MAXIMUM_LENGTH, Batcher, Texts, read_distillation_texts
 from .tree_initialization import initialize_trees
 
 __all__ = ["Distilled", "distil"]
@@ -38,13 +42,9 @@ __all__ = ["Distilled", "distil"]
 LAYERS_SHARE = 0.15
 # The end-to-end phase gets the rest of the time, but never less than this share.
 LEAST_SHARE = 0.5
-# Tokens to regress on: so many, or as many as fit into this memory (x and y of all layers, bfloat16).
-SAMPLE_TOKENS = 100_000
-SAMPLE_BYTES = 2 << 30
-HELD_OUT_TOKENS = 16_000
-MILESTONE = 0.1  # share of the end-to-end training after which a line says how it stands
-BATCH_TEXTS = 32  # where nothing is trained
-STOPPING = "Ending the training here; the student is measured and written. Once more stops at once, without it."
+SAMPLE_TOKENS = 100_000  # to regress on, if memory allows
+STOPPING = "Ending the training here; the student is measured and written. Once more stops at once; --resume goes on."
+TERMINATING = "Stopping after this step; --resume goes on."
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,66 @@ class Distilled:
 
 
 def distil(
-    loaded: LoadedCheckpoint, shape: TreeShape, corpus: Sequence[str], settings: DistillationSettings
+    loaded: LoadedCheckpoint,
+    shape: TreeShape,
+    corpus: Sequence[str],
+    settings: DistillationSettings,
+    partial: PartialConversion | None = None,
 ) -> Distilled:
     """A student of `loaded` with trees of `shape` in every layer, trained on `corpus`; shows its progress.
 
+    `partial` keeps what is done on the way, and has what an interrupted session has done.
     Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for trees that
-    cannot be, `DataError` for a corpus that cannot be used. The first Ctrl-C ends the training early.
+    cannot be, `DataError` for a corpus that cannot be used, `OutputError` for one that is not that of `partial`.
+    The first Ctrl-C ends the training early; after SIGTERM `ConversionStopped` is raised.
     """
     check_distillable(loaded, shape)
     assert loaded.tokenizer is not None
+    partial = partial or PartialConversion()
     config = loaded.model.config
     device = choose_device(settings.device)
     precision = choose_precision("auto", device)
-    torch.manual_seed(settings.seed)
-    texts = read_distillation_texts(corpus, settings)
-    maximum = min(MAXIMUM_LENGTH, config.max_position_embeddings)
-    batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device)
-    begin = time.monotonic()
+    partial.claim("source", loaded.name, model_fingerprint(loaded))
+    layers = config.num_hidden_layers
+    with Stages(layers) as stages:
+        stages.begin(READING)
+        texts = read_distillation_texts(corpus, settings)
+        partial.claim("corpus", corpus_name(corpus), texts.fingerprint)
+        partial.start_clock()
+        stages.go_on_after(partial.seconds)
+        torch.manual_seed(settings.seed)
+        maximum = min(MAXIMUM_LENGTH, config.max_position_embeddings)
+        batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device)
+        _note_beginning(loaded, shape, texts, partial)
+        original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
+        model = new_student(original, shape)
+        teacher, student = encoder_of(original), encoder_of(model)
+        pooling = loaded.model.embedder.pooling
+        with Interruption(STOPPING, TERMINATING) as interruption:
+            train: list[LayerSample] = []
+            held_out: list[LayerSample] = []
+            if partial.layers_done < layers:
+                train, held_out = record_samples(
+                    teacher, batcher, texts, settings, SAMPLE_TOKENS, LAYERS_SHARE, stages, interruption
+                )
+            else:
+                forecast(stages, settings, layers, LAYERS_SHARE)
+            errors, means = train_layers(
+                teacher, student, train, held_out, settings, precision, interruption, partial, stages
+            )
+            del train, held_out
+            budget = new_budget(end_to_end_seconds(settings, partial), settings, interruption)
+            phase = KeptPhase(partial, END_TO_END, budget, interruption)
+            train_together(teacher, student, batcher, texts.train, settings, precision, pooling, phase, stages)
+        stages.begin(MEASURING, line=True)
+        held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)
+        measurement = measure(teacher, student, means, held_out_batches, pooling, texts.held_out_from)
+    show(measurement, errors, model.config)
+    return Distilled(finished(model), measurement.figures())
+
+
+def _note_beginning(loaded: LoadedCheckpoint, shape: TreeShape, texts: Texts, partial: PartialConversion) -> None:
+    config = loaded.model.config
     note(
         f"Distilling {config.num_hidden_layers} dense layers of {config.intermediate_size:,} neurons into "
         f"{shape}, on {len(texts.train):,} pieces of text "
@@ -84,27 +127,13 @@ def distil(
             "note: too few documents to hold whole ones out, so what is measured is other text of the documents "
             "trained on; give a --corpus of more documents for figures on unseen ones"
         )
-    original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
-    model = new_student(original, shape)
-    teacher, student = encoder_of(original), encoder_of(model)
-    pooling = loaded.model.embedder.pooling
-    with Interruption(STOPPING) as interruption:
-        size = 4 * config.hidden_size * max(config.num_hidden_layers, 1)
-        wanted = min(SAMPLE_TOKENS, SAMPLE_BYTES // size)
-        train = collect_layer_samples(teacher, batcher.endless(texts.train, BATCH_TEXTS, settings.seed), wanted)
-        held_out = collect_layer_samples(teacher, batcher.ordered(texts.held_out, BATCH_TEXTS), HELD_OUT_TOKENS)
-        errors = train_layers(teacher, student, train, held_out, settings, precision, interruption)
-        means = [sample.y.float().mean(0) for sample in train]
-        del train, held_out
-        seconds = settings.seconds
-        if seconds is not None:
-            seconds = max(LEAST_SHARE * seconds, seconds - (time.monotonic() - begin))
-        budget = new_budget(seconds, settings, interruption)
-        train_together(teacher, student, batcher, texts.train, settings, precision, pooling, budget)
-    held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)
-    measurement = measure(teacher, student, means, held_out_batches, pooling, texts.held_out_from)
-    show(measurement, errors, model.config)
-    return Distilled(finished(model), measurement.figures())
+    if partial.resumed:
+        phase = partial.journal.training
+        within = f", {phase['phase']} at step {phase['steps']:,}" if phase else ""
+        note(
+            f"Going on with {partial.folder}: {partial.layers_done} of {config.num_hidden_layers} layers are "
+            f"regressed{within}, after {duration(partial.seconds)}."
+        )
 
 
 def check_distillable(loaded: LoadedCheckpoint, shape: TreeShape) -> None:
@@ -127,6 +156,14 @@ def check_distillable(loaded: LoadedCheckpoint, shape: TreeShape) -> None:
         )
     if loaded.tokenizer is None:
         raise CheckpointError(f"{loaded.name}: has no tokenizer, and distilling on text needs the model's own")
+
+
+def end_to_end_seconds(settings: DistillationSettings, partial: PartialConversion) -> float | None:
+    """Time of the end-to-end phase: what is left, or what it was given by the session that began it."""
+    if settings.seconds is None:
+        return None
+    left = max(LEAST_SHARE * settings.seconds, settings.seconds - partial.seconds)
+    return float(partial.training(END_TO_END).get("allotted", left))
 
 
 def new_budget(seconds: float | None, settings: DistillationSettings, interruption: Interruption) -> TrainingBudget:
@@ -171,72 +208,76 @@ def train_layers(
     settings: DistillationSettings,
     precision: torch.dtype,
     interruption: Interruption,
-) -> list[LayerErrors]:
-    """Initialise and regress every layer; returns the held-out errors after each."""
+    partial: PartialConversion,
+    stages: Stages,
+) -> tuple[list[LayerErrors], list[torch.Tensor]]:
+    """Initialise and regress every layer that `partial` does not hold.
+
+    Returns the held-out errors and the mean outputs (H,) of all of them.
+    """
     errors: list[LayerErrors] = []
+    means: list[torch.Tensor] = []
     generator = torch.Generator().manual_seed(settings.seed)
-    seconds = None if settings.seconds is None else LAYERS_SHARE * settings.seconds / max(len(train), 1)
-    with ProgressDisplay("layers", len(train)) as display:
-
-        def report(index: int, loss: float) -> None:
-            display.show("layers", index, f"loss {loss:.3f}")
-
-        for index, sample in enumerate(train):
-            theirs, ours = teacher.layers[index], student.layers[index].get_submodule("feedforward")
-            assert isinstance(theirs, Layer)
-            assert isinstance(theirs.feedforward, DenseFeedforward)
-            assert isinstance(ours, StraightThroughFFF)
-            mean = sample.y.float().mean(0)
-            initialize_trees(ours, theirs.feedforward, sample.x, sample.y)
-            initialized = relative_error(ours, theirs, held_out[index], mean)
-            budget = new_budget(seconds, settings, interruption)
-            train_layer(
-                ours,
-                theirs,
-                sample,
-                budget=budget,
-                precision=precision,
-                generator=generator,
-                report=partial(report, index),
-            )
-            display.show("layers", index + 1)
-            errors.append(LayerErrors(initialized, relative_error(ours, theirs, held_out[index], mean)))
-            note(
-                f"layer {index}: relative error {errors[-1].initialized:.3f} initialised, "
-                f"{errors[-1].regressed:.3f} after {budget.steps_done} steps"
-            )
-    return errors
-
-
-def train_together(
-    teacher: UltraFastBertModel,
-    student: UltraFastBertModel,
-    batcher: Batcher,
-    texts: Sequence[str],
-    settings: DistillationSettings,
-    precision: torch.dtype,
-    pooling: str,
-    budget: TrainingBudget,
-) -> None:
-    """The end-to-end phase, with its progress."""
-    average: dict[str, float] = {}
-    with ProgressDisplay("end to end", 100, share=MILESTONE) as display:
-
-        def report(step: StepReport) -> None:
-            for name, value in (("hidden", step.hidden), ("cosine", 1 - step.embedding)):
-                average[name] = 0.95 * average.get(name, value) + 0.05 * value
-            done = budget.fraction()
-            error, cosine = average["hidden"] ** 0.5, average["cosine"]
-            state = f"hidden-state error {error:.3f}, cosine of embeddings {cosine:.4f}"
-            display.show("end to end", 100 * done, state, position=f"{done:.0%}, step {budget.steps_done}")
-
-        train_end_to_end(
-            student,
-            teacher,
-            batcher.endless(texts, settings.batch_size, settings.seed + 1),
-            learning_rate=settings.learning_rate,
-            budget=budget,
-            precision=precision,
-            pooling=pooling,
-            report=report,
+    layers = len(teacher.layers)
+    seconds = None if settings.seconds is None else LAYERS_SHARE * settings.seconds / max(layers, 1)
+    for index in range(layers):
+        theirs, ours = teacher.layers[index], student.layers[index].get_submodule("feedforward")
+        assert isinstance(theirs, Layer)
+        assert isinstance(ours, StraightThroughFFF)
+        if index < partial.layers_done:
+            kept = partial.read_layer(index)
+            ours.load_state_dict(with_prefix(kept, "weight/"))
+            restore_random_states(kept, generator)
+            means.append(kept["mean"].to(student.device))
+            errors.append(LayerErrors(**partial.journal.layers[index]))
+            continue
+        means.append(train[index].y.float().mean(0))
+        budget = new_budget(seconds, settings, interruption)
+        phase = KeptPhase(partial, layer_stage(index), budget, interruption, generator)
+        errors.append(
+            regress_layer(ours, theirs, train[index], held_out[index], means[-1], precision, generator, phase, stages)
         )
+        weights = {f"weight/{name}": tensor for name, tensor in ours.state_dict().items()}
+        partial.finish_layer({**weights, "mean": means[-1], **random_states(generator)}, asdict(errors[-1]))
+        note(
+            f"layer {index}: relative error {errors[-1].initialized:.3f} initialised, "
+            f"{errors[-1].regressed:.3f} after {budget.steps_done} steps{stages.left_text()}"
+        )
+    return errors, means
+
+
+def regress_layer(
+    ours: StraightThroughFFF,
+    theirs: Layer,
+    train: LayerSample,
+    held_out: LayerSample,
+    mean: torch.Tensor,
+    precision: torch.dtype,
+    generator: torch.Generator,
+    phase: KeptPhase,
+    stages: Stages,
+) -> LayerErrors:
+    """Initialise one layer, unless an earlier session has, and train it; the held-out errors after each."""
+    assert isinstance(theirs.feedforward, DenseFeedforward)
+    stages.begin(phase.name, done=phase.share_before)
+    initialized: float | None = phase.kept.get("initialized")
+    if initialized is None:
+        initialize_trees(ours, theirs.feedforward, train.x, train.y)
+        initialized = relative_error(ours, theirs, held_out, mean)
+    phase.facts = lambda: {"initialized": initialized}
+    train_layer(
+        ours,
+        theirs,
+        train,
+        budget=phase.budget,
+        precision=precision,
+        generator=generator,
+        report=lambda loss: stages.show(phase.budget.fraction(), f"loss {loss:.3f}"),
+        phase=phase,
+    )
+    return LayerErrors(initialized, relative_error(ours, theirs, held_out, mean))
+
+
+def with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Those whose names begin so, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
