@@ -47,10 +47,11 @@ def test_the_time_left_is_that_of_all_stages_to_come(clock: Clock, capfd: pytest
     stages.begin(END_TO_END, done=0.5, line=True)  # an earlier session has done half of it
     assert stages.left() == pytest.approx(20 + 6)
     clock.now += 8.0
-    stages.show(0.6, "hidden-state error 0.5")
+    stages.show(0.6, "hidden-state error 0.6")  # no tenth of the whole after the last line
     assert stages.left() == pytest.approx(32 + 6)
+    stages.show(0.9, "hidden-state error 0.5")
     lines = capfd.readouterr().err.splitlines()
-    assert lines[-1] == " 39 %  end to end  hidden-state error 0.5  38s left"
+    assert lines[-2:] == [" 38 %  end to end  26s left", " 75 %  end to end  hidden-state error 0.5  8s left"]
 
 
 def test_a_long_stage_is_not_silent(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
