@@ -209,7 +209,12 @@ def convert(
         command=command_line(context),
     )
     try:
-        convert_checkpoint(request)
+        if request.shape is None:
+            convert_checkpoint(request)
+        else:
+            from ufbert.benchmark.models.beside_original import time_beside_original
+
+            convert_checkpoint(request, time_beside_original)
     except ConversionStopped as stop:
         raise typer.Exit(stop.exit_code) from stop
 

@@ -22,6 +22,7 @@ from ufbert.model.pretrained import read_config
 def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """The corpus has about 1,000 tokens; to regress on 100,000 of them is to read it a hundred times."""
     monkeypatch.setattr(run, "SAMPLE_TOKENS", 4000)
+    monkeypatch.setattr(run, "timed", lambda *_: None)  # test_cli_distil_report.py times
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ OPTIONS = [*SHAPE, "--text-column", "body", "--steps", "6", "--batch-size", "8",
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A small corpus, a state kept after each step, and products that do not hang on a second thread."""
     monkeypatch.setattr(run, "SAMPLE_TOKENS", 2000)
+    monkeypatch.setattr(run, "timed", lambda *_: None)
     monkeypatch.setattr(partial, "SECONDS_BETWEEN_SAVES", 0.0)
     monkeypatch.setattr(partial, "LARGEST_SHARE", 1e9)
     threads = torch.get_num_threads()

@@ -8,6 +8,7 @@ from typing import Any
 import ufbert
 from ufbert.checkpoint.folder import CONFIG_FILE
 from ufbert.conversion.distillation.partial import PartialConversion, open_partial, partial_folder
+from ufbert.conversion.distillation.speed import SpeedTimer
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, load_checkpoint
 from ufbert.model.card import model_card
 from ufbert.model.config import MODEL_TYPE
@@ -20,9 +21,10 @@ from .request import ConversionRequest, TreeShape
 __all__ = ["convert_checkpoint"]
 
 
-def convert_checkpoint(request: ConversionRequest) -> None:
+def convert_checkpoint(request: ConversionRequest, time_speed: SpeedTimer | None = None) -> None:
     """Do what `request` says, saying on stderr what was done.
 
+    `time_speed` times original and student at the end of a distillation.
     An interrupted distillation leaves its work beside the destination, for a request with `resume`.
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra; a distillation also
@@ -38,7 +40,7 @@ def convert_checkpoint(request: ConversionRequest) -> None:
         require_onnx()  # before the time spent on reading
     if request.shape is not None:
         with open_partial(request.destination, _options(request), resume=request.resume) as partial:
-            _distil(_load(request), request.shape, request, partial)
+            _distil(_load(request), request.shape, request, partial, time_speed)
         return
     loaded = _load(request)
     if request.to == "onnx":
@@ -46,7 +48,8 @@ def convert_checkpoint(request: ConversionRequest) -> None:
     elif request.to == "dense":
         _write_dense(loaded, request)
     else:
-        _write(loaded, loaded.model, request, how="exactly, without training", figures={})
+        card = _card(loaded.model, request, _origin(loaded, "exactly, without training"), {})
+        loaded.model.save_pretrained(request.destination, tokenizer=loaded.tokenizer, card=card)
         note(f"{request.destination}: {loaded.model_type} checkpoint {loaded.name}, converted exactly")
 
 
@@ -87,24 +90,40 @@ def _write_dense(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
     note(f"{request.destination}: dense checkpoint that transformers loads")
 
 
-def _distil(loaded: LoadedCheckpoint, shape: TreeShape, request: ConversionRequest, partial: PartialConversion) -> None:
+def _distil(
+    loaded: LoadedCheckpoint,
+    shape: TreeShape,
+    request: ConversionRequest,
+    partial: PartialConversion,
+    time_speed: SpeedTimer | None,
+) -> None:
+    from ufbert.conversion.distillation.closing_report import REPORT_FILE
     from ufbert.conversion.distillation.run import distil
 
-    distilled = distil(loaded, shape, request.corpus, request.distillation, partial)
-    how = f"its dense feedforward layers distilled into {shape}"
-    _write(loaded, distilled.model, request, how=how, figures=distilled.figures)
-    note(f"{request.destination}: written")
+    distilled = distil(loaded, shape, request.corpus, request.distillation, partial, time_speed)
+    model, report = distilled.model, distilled.report
+    origin = _origin(loaded, f"its dense feedforward layers distilled into {shape}")
+    card = _card(model, request, origin, report.figures(), report.markdown())
+    with write_folder(request.destination) as folder:
+        model.write(folder, tokenizer=loaded.tokenizer, card=card)
+        page = report.html(request.destination.absolute().name, origin, request.command_line)
+        (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+    note(f"{request.destination}: written, with {REPORT_FILE}")
 
 
-def _write(
-    loaded: LoadedCheckpoint, model: PretrainedModel, request: ConversionRequest, *, how: str, figures: dict[str, str]
-) -> None:
+def _origin(loaded: LoadedCheckpoint, how: str) -> str:
     kind = "an" if loaded.model_type == MODEL_TYPE else "a"
-    card = model_card(
+    return f"Converted from `{loaded.name}`, {kind} {loaded.model_type} checkpoint, {how}."
+
+
+def _card(
+    model: PretrainedModel, request: ConversionRequest, origin: str, figures: dict[str, str], sections: str = ""
+) -> str:
+    return model_card(
         model.config.replace(architectures=(type(model).__name__,)),
         title=request.destination.absolute().name,
-        origin=f"Converted from `{loaded.name}`, {kind} {loaded.model_type} checkpoint, {how}.",
+        origin=origin,
         figures=figures,
         command=request.command_line,
+        sections=sections,
     )
-    model.save_pretrained(request.destination, tokenizer=loaded.tokenizer, card=card)

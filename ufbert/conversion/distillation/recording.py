@@ -11,7 +11,7 @@ from ufbert.system.interruption import Interruption
 
 from .kept_phase import stop_if_terminated
 from .layer_inputs import LayerSample, collect_layer_samples
-from .stages import END_TO_END, MEASURING, RECORDING, TIMING, Stages, layer_stage
+from .stages import END_TO_END, MEASURING, RECORDING, Stages, layer_stage
 from .texts import Batch, Batcher, Texts
 
 __all__ = ["BATCH_TEXTS", "forecast", "record_samples"]
@@ -71,4 +71,3 @@ def forecast(
         step = PASSES_OF_A_STEP * seconds_per_token * settings.batch_size * TOKENS_OF_A_TEXT
         stages.expect(settings.steps * step, [END_TO_END])
     stages.expect(PASSES_OF_MEASURING * seconds_per_token * HELD_OUT_TOKENS, [MEASURING])
-    stages.expect(0.0, [TIMING])

@@ -11,7 +11,7 @@ import torch
 from ufbert.cmm.tree import check_shape
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, encoder_of
 from ufbert.conversion.request import TreeShape
-from ufbert.errors import CheckpointError, ConfigError
+from ufbert.errors import CheckpointError, ConfigError, UfbertError
 from ufbert.model.encoder import DenseFeedforward, Layer, UltraFastBertModel
 from ufbert.model.pretrained import PretrainedModel
 from ufbert.reporting import note
@@ -22,6 +22,7 @@ from ufbert.text.corpus_sources import corpus_name
 from ufbert.training.budget import TrainingBudget
 from ufbert.training.display import duration
 
+from .closing_report import ClosingReport
 from .end_to_end import train_together
 from .fingerprints import model_fingerprint
 from .kept_phase import KeptPhase, random_states, restore_random_states
@@ -30,7 +31,8 @@ from .layer_regression import relative_error, train_layer
 from .partial import PartialConversion
 from .recording import BATCH_TEXTS, forecast, record_samples
 from .report import LayerErrors, measure, show
-from .stages import END_TO_END, MEASURING, READING, Stages, layer_stage
+from .speed import MeasuredSpeed, SpeedTimer
+from .stages import END_TO_END, MEASURING, READING, TIMING, Stages, layer_stage
 from .straight_through import StraightThroughFFF
 from .texts import MAXIMUM_LENGTH, Batcher, Texts, read_distillation_texts
 from .tree_initialization import initialize_trees
@@ -43,6 +45,9 @@ LAYERS_SHARE = 0.15
 # The end-to-end phase gets the rest of the time, but never less than this share.
 LEAST_SHARE = 0.5
 SAMPLE_TOKENS = 100_000  # to regress on, if memory allows
+# The speeds are timed for so long, or this share of the time spent before.
+TIMING_SECONDS = 4.0
+TIMING_SHARE = 0.1
 STOPPING = "Ending the training here; the student is measured and written. Once more stops at once; --resume goes on."
 TERMINATING = "Stopping after this step; --resume goes on."
 
@@ -52,8 +57,12 @@ class Distilled:
     """A model with trees in place of its dense layers, in evaluation mode on the CPU."""
 
     model: PretrainedModel
-    figures: dict[str, str]
-    """Measured quantity -> value, for the model card."""
+    report: ClosingReport
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """Measured quantity -> value, for the model card."""
+        return self.report.figures()
 
 
 def distil(
@@ -62,10 +71,12 @@ def distil(
     corpus: Sequence[str],
     settings: DistillationSettings,
     partial: PartialConversion | None = None,
+    time_speed: SpeedTimer | None = None,
 ) -> Distilled:
     """A student of `loaded` with trees of `shape` in every layer, trained on `corpus`; shows its progress.
 
-    `partial` keeps what is done on the way, and has what an interrupted session has done.
+    `partial` keeps what is done on the way, and has what an interrupted session has done; `time_speed` times original
+    and student at the end.
     Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for trees that
     cannot be, `DataError` for a corpus that cannot be used, `OutputError` for one that is not that of `partial`.
     The first Ctrl-C ends the training early; after SIGTERM `ConversionStopped` is raised.
@@ -80,6 +91,7 @@ def distil(
     layers = config.num_hidden_layers
     with Stages(layers) as stages:
         stages.begin(READING)
+        stages.expect(0.0 if time_speed is None else TIMING_SECONDS, [TIMING])
         texts = read_distillation_texts(corpus, settings)
         partial.claim("corpus", corpus_name(corpus), texts.fingerprint)
         partial.start_clock()
@@ -107,12 +119,40 @@ def distil(
             del train, held_out
             budget = new_budget(end_to_end_seconds(settings, partial), settings, interruption)
             phase = KeptPhase(partial, END_TO_END, budget, interruption)
-            train_together(teacher, student, batcher, texts.train, settings, precision, pooling, phase, stages)
+            curve = train_together(teacher, student, batcher, texts.train, settings, precision, pooling, phase, stages)
+        spent = partial.seconds
         stages.begin(MEASURING, line=True)
         held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)
         measurement = measure(teacher, student, means, held_out_batches, pooling, texts.held_out_from)
+        student_model, speed = finished(model), None
+        ids = batcher.token_ids(texts.held_out)
+        if time_speed is not None and ids:
+            stages.begin(TIMING, line=True)
+            speed = timed(time_speed, encoder_of(loaded.model), encoder_of(student_model), ids, TIMING_SHARE * spent)
     show(measurement, errors, model.config)
-    return Distilled(finished(model), measurement.figures())
+    if speed is not None:
+        for numbers, theirs, ours, times in speed.rows():
+            note(f"{numbers}: {ours}; original {theirs}: {times} as fast")
+        note(f"({speed.where})")
+    report = ClosingReport(
+        config, model.config, settings, errors, measurement, speed, curve.whole(), budget.steps_done, spent
+    )
+    return Distilled(student_model, report)
+
+
+def timed(
+    time_speed: SpeedTimer,
+    original: UltraFastBertModel,
+    student: UltraFastBertModel,
+    ids: Sequence[Sequence[int]],
+    seconds: float,
+) -> MeasuredSpeed | None:
+    """What was measured in `seconds`, at most `TIMING_SECONDS`; None, with a note, where nothing can be."""
+    try:
+        return time_speed(original, student, ids, min(TIMING_SECONDS, seconds))
+    except UfbertError as error:
+        note(f"note: not timed: {error}")
+        return None
 
 
 def _note_beginning(loaded: LoadedCheckpoint, shape: TreeShape, texts: Texts, partial: PartialConversion) -> None:

@@ -205,6 +205,12 @@ class Batcher:
             torch.from_numpy(encoded.token_type_ids).to(self.device) if self.token_types else None,
         )
 
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text, without padding; texts that give no token are left out."""
+        encoded = encode_batch(self.tokenizer, texts, max_length=self.maximum)
+        rows = zip(encoded.input_ids, encoded.attention_mask, strict=True)
+        return [ids[: int(mask.sum())].tolist() for ids, mask in rows if mask.any()]
+
 
 def _lengths(texts: Sequence[str]) -> npt.NDArray[np.int64]:
     """Characters of each text, which tell well enough which ones are alike in tokens."""
