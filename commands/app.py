@@ -1,7 +1,7 @@
 """The `ufbert` command: registers the subcommands and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 the user's mistake (`UfbertError`), 2 wrong usage (Typer's), 130 interrupted, 143 pretraining
-that SIGTERM has stopped and that has saved.
+Exit codes: 0 done, 1 the user's mistake (`UfbertError`), 2 wrong usage (Typer's), 130 interrupted, 143 pretraining or
+a distillation that SIGTERM has stopped and that has saved.
 """
 
 from __future__ import annotations

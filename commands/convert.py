@@ -20,7 +20,10 @@ DEFAULTS = DistillationSettings()
 # What only --analyse takes, and what it has no use for.
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
 OF_STUDENT = ("trees", "shared", "dense", "shape", "layers", "drop_layers", "random_routing")
-OF_CONVERSION = ("to", "drop_head", *OF_STUDENT, "minutes", "steps", "batch_size", "learning_rate")
+OF_CONVERSION = (
+    *("to", "drop_head", *OF_STUDENT),
+    *("budget", "minutes", "steps", "batch_size", "learning_rate", "resume"),
+)
 
 
 def convert(
@@ -88,13 +91,20 @@ def convert(
             help="Column of the text in jsonl, csv, tsv and parquet files.", show_default=DEFAULTS.text_column
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Time the distillation may take, such as 90s, 30m or 1h30m.",
+            show_default=f"{DEFAULTS.minutes:g}m",
+        ),
+    ] = None,
     minutes: Annotated[
-        float | None,
-        typer.Option(help="Time the distillation may take, unless --steps.", show_default=f"{DEFAULTS.minutes:g}"),
+        float | None, typer.Option(help="The same in minutes.", show_default=f"{DEFAULTS.minutes:g}")
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps of each layer and of the end-to-end training, in place of --minutes."),
+        typer.Option(min=1, help="Steps of each layer and of the end-to-end training, in place of a time."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Texts of an end-to-end step.", show_default=str(DEFAULTS.batch_size))
@@ -107,6 +117,9 @@ def convert(
         int | None,
         typer.Option(help="Read at most so many pieces of text from the corpus.", show_default=str(DEFAULTS.max_texts)),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted distillation of the same command.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to distil.", show_default=DEFAULTS.device)
     ] = None,
@@ -156,13 +169,14 @@ def convert(
 
     With --analyse nothing is converted: the table of what trees could be worth goes to stdout.
     """
-    from ufbert.conversion import ConversionRequest, convert_checkpoint
+    from ufbert.conversion import ConversionRequest, ConversionStopped, convert_checkpoint
     from ufbert.settings.toml import load_settings
 
     _check_options(context, analyse)
     run_on_one_process("convert")
     options = {
         "distillation.text_column": text_column,
+        "distillation.budget": budget,
         "distillation.minutes": minutes,
         "distillation.steps": steps,
         "distillation.batch_size": batch_size,
@@ -213,9 +227,18 @@ def convert(
         family=family,
         drop_head=drop_head,
         distillation=distillation,
+        resume=resume,
         command=command_line(context),
     )
-    convert_checkpoint(request)
+    try:
+        if request.student is None:
+            convert_checkpoint(request)
+        else:
+            from ufbert.benchmark.models.beside_original import time_beside_original
+
+            convert_checkpoint(request, time_beside_original)
+    except ConversionStopped as stop:
+        raise typer.Exit(stop.exit_code) from stop
 
 
 def _check_options(context: typer.Context, analyse: bool) -> None:

@@ -22,6 +22,7 @@ from ufbert.model.pretrained import read_config
 def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """The corpus has about 1,000 tokens; to regress on 100,000 of them is to read it a hundred times."""
     monkeypatch.setattr(run, "SAMPLE_TOKENS", 4000)
+    monkeypatch.setattr(run, "timed", lambda *_: None)  # test_cli_distil_report.py times
 
 
 @pytest.fixture(scope="module")
@@ -208,16 +209,21 @@ def test_settings_come_from_the_files_and_the_command_line_in_turn(
         assert code == 0, err
         assert f"after {steps} steps" in err
     # A time clears the steps of the files.
-    code, err = run_convert(capsys, dense, "out", *trees, "--minutes", "1e-9")
-    assert code == 0, err
-    assert "after 1 steps" in err
+    for out, options in {"minutes": ["--minutes", "1e-9"], "budget": ["--budget", "0.0001s"]}.items():
+        code, err = run_convert(capsys, dense, out, *trees, *options)
+        assert code == 0, err
+        assert "after 1 steps" in err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--steps", "2", "--minutes", "1"], "--minutes: distillation.minutes and distillation.steps both say when"),
-        (["--minutes", "0"], "--minutes: exactly one of distillation.minutes (0) and distillation.steps (0) must be"),
+        (["--minutes", "0"], "--minutes: exactly one of distillation.budget (''), distillation.minutes (0) and distil"),
+        (["--budget", "5m", "--minutes", "5"], "--budget: distillation.budget and distillation.minutes both say when"),
+        (["--budget", "5m", "--steps", "5"], "--budget: distillation.budget and distillation.steps both say when"),
+        (["--budget", "soon"], "--budget: distillation.budget must be a time such as 90s, 20m, 24h or 1h30m, not 'so"),
+        (["--budget", "0s"], "--budget: distillation.budget must be a time such as 90s, 20m, 24h or 1h30m, not '0s'"),
         (["--minutes", "-1"], "--minutes: distillation.minutes must be at least 0, not -1.0"),
         (["--batch-size", "0"], "--batch-size: distillation.batch_size must be at least 1, not 0"),
         (["--learning-rate", "0"], "--learning-rate: distillation.learning_rate must be above 0, not 0.0"),

@@ -279,7 +279,7 @@ def test_resume_finds_the_last_run_and_names_what_differs(capfd: pytest.CaptureF
         (["--config", "bad.toml"], "bad.toml:2: unknown key model.dept; did you mean depth?"),
         (["--set", "model.depth=deep"], "--set model.depth=deep: model.depth must be a whole number"),
         (["--steps", "3", "--budget", "1h"], "--steps: training.steps and training.budget both say when"),
-        (["--budget", "soon"], "--budget: training.budget must be a time such as 90s, 20m, 24h or 2d"),
+        (["--budget", "soon"], "--budget: training.budget must be a time such as 90s, 20m, 24h or 1h30m"),
         (["--resume"], "runs/pretrain: no such run to resume; name its folder with --out"),
         (["--resume", "--out", "absent"], "absent: no such folder, so there is no run to resume"),
         (["--out", "full"], "full: already exists; choose another --out for the run, or remove it"),

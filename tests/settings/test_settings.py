@@ -357,14 +357,16 @@ def test_settings_survive_toml_and_json() -> None:
     }
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), ("2d", 172800)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), ("1h30m", 5400), ("2d", 172800)]
+)
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "90", "0s", "-3m", "3 weeks", "h"])
+@pytest.mark.parametrize("text", ["", "90", "0s", "-3m", "3 weeks", "h", "1h30"])
 def test_a_duration_that_is_none(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"training.budget must be a time such as 90s, 20m, 24h or 2d"):
+    with pytest.raises(ConfigError, match=r"training.budget must be a time such as 90s, 20m, 24h or 1h30m"):
         parse_duration(text, "training.budget")
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of other software read exactly, dense layers distilled into trees, and the way back out."""
 
+from ufbert.conversion.distillation.kept_phase import ConversionStopped
 from ufbert.conversion.readers.checkpoint import FAMILIES, LoadedCheckpoint, load_checkpoint
 from ufbert.settings.distillation import DistillationSettings
 
@@ -9,6 +10,7 @@ from .run import convert_checkpoint
 __all__ = [
     "FAMILIES",
     "ConversionRequest",
+    "ConversionStopped",
     "DistillationSettings",
     "LoadedCheckpoint",
     "convert_checkpoint",

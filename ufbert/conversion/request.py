@@ -53,6 +53,8 @@ class ConversionRequest:
     """Take the encoder alone."""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     """How the student is trained, if there is one."""
+    resume: bool = False
+    """Go on with an interrupted distillation into `destination`."""
     command: str = ""
     """The command line for the model card; empty makes one up."""
 
@@ -61,6 +63,8 @@ class ConversionRequest:
             raise ConfigError(f"--to {self.to}: unknown form; known: {', '.join(FORMS)}")
         student = self.student
         if student is None:
+            if self.resume:
+                raise ConfigError("--resume continues a distillation; give its --trees, --depth and --corpus too")
             if self.corpus:
                 raise ConfigError(
                     "--corpus is what trees are distilled on; give --trees and --depth too, or leave it out"

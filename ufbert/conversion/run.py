@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
+import ufbert
+from ufbert.checkpoint.folder import CONFIG_FILE
+from ufbert.conversion.distillation.partial import PartialConversion, open_partial, partial_folder
+from ufbert.conversion.distillation.speed import SpeedTimer
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, load_checkpoint
 from ufbert.model.card import model_card
 from ufbert.model.config import MODEL_TYPE
@@ -15,30 +22,57 @@ from .student import StudentRequest
 __all__ = ["convert_checkpoint"]
 
 
-def convert_checkpoint(request: ConversionRequest) -> None:
+def convert_checkpoint(request: ConversionRequest, time_speed: SpeedTimer | None = None) -> None:
     """Do what `request` says, saying on stderr what was done.
 
+    `time_speed` times original and student at the end of a distillation.
+    An interrupted distillation leaves its work beside the destination, for a request with `resume`.
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra; a distillation also
     `ConfigError` for layers that cannot be and `DataError` for a corpus that cannot be used.
     """
+    if request.resume and is_complete(request):
+        note(f"{request.destination}: is complete; nothing to resume")
+        return
     check_new(request.destination, "converted model", "DEST")
     if request.to == "onnx":
         from ufbert.conversion.export.onnx import require_onnx
 
         require_onnx()  # before the time spent on reading
-    loaded = load_checkpoint(request.source, request.revision, family=request.family, drop_head=request.drop_head)
-    for line in loaded.notes:
-        note(f"note: {line}")
+    if (student := request.student) is not None:
+        with open_partial(request.destination, _options(request), resume=request.resume) as partial:
+            _distil(_load(request), student, request, partial, time_speed)
+        return
+    loaded = _load(request)
     if request.to == "onnx":
         _write_onnx(loaded, request)
     elif request.to == "dense":
         _write_dense(loaded, request)
-    elif (student := request.student) is not None:
-        _distil(loaded, student, request)
     else:
-        _write(loaded, loaded.model, request, how="exactly, without training", figures={})
+        card = _card(loaded.model, request, _origin(loaded, "exactly, without training"), {})
+        loaded.model.save_pretrained(request.destination, tokenizer=loaded.tokenizer, card=card)
         note(f"{request.destination}: {loaded.model_type} checkpoint {loaded.name}, converted exactly")
+
+
+def is_complete(request: ConversionRequest) -> bool:
+    """Whether a distillation has come to its end: its result is there, and no partial one."""
+    there = (request.destination / CONFIG_FILE).is_file()
+    return there and not partial_folder(request.destination).exists()
+
+
+def _options(request: ConversionRequest) -> dict[str, Any]:
+    """All that may not differ when a distillation goes on; source and corpus are compared by their contents."""
+    assert request.student is not None
+    settings = asdict(request.distillation)
+    del settings["device"]
+    return {"version": ufbert.__version__, **asdict(request.student), **settings}
+
+
+def _load(request: ConversionRequest) -> LoadedCheckpoint:
+    loaded = load_checkpoint(request.source, request.revision, family=request.family, drop_head=request.drop_head)
+    for line in loaded.notes:
+        note(f"note: {line}")
+    return loaded
 
 
 def _write_onnx(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
@@ -57,23 +91,40 @@ def _write_dense(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
     note(f"{request.destination}: dense checkpoint that transformers loads")
 
 
-def _distil(loaded: LoadedCheckpoint, student: StudentRequest, request: ConversionRequest) -> None:
+def _distil(
+    loaded: LoadedCheckpoint,
+    student: StudentRequest,
+    request: ConversionRequest,
+    partial: PartialConversion,
+    time_speed: SpeedTimer | None,
+) -> None:
+    from ufbert.conversion.distillation.closing_report import REPORT_FILE
     from ufbert.conversion.distillation.run import distil
 
-    distilled = distil(loaded, student, request.corpus, request.distillation)
-    _write(loaded, distilled.model, request, how=str(student), figures=distilled.figures)
-    note(f"{request.destination}: written")
+    distilled = distil(loaded, student, request.corpus, request.distillation, partial, time_speed)
+    model, report = distilled.model, distilled.report
+    origin = _origin(loaded, str(student))
+    card = _card(model, request, origin, report.figures(), report.markdown())
+    with write_folder(request.destination) as folder:
+        model.write(folder, tokenizer=loaded.tokenizer, card=card)
+        page = report.html(request.destination.absolute().name, origin, request.command_line)
+        (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+    note(f"{request.destination}: written, with {REPORT_FILE}")
 
 
-def _write(
-    loaded: LoadedCheckpoint, model: PretrainedModel, request: ConversionRequest, *, how: str, figures: dict[str, str]
-) -> None:
+def _origin(loaded: LoadedCheckpoint, how: str) -> str:
     kind = "an" if loaded.model_type == MODEL_TYPE else "a"
-    card = model_card(
+    return f"Converted from `{loaded.name}`, {kind} {loaded.model_type} checkpoint, {how}."
+
+
+def _card(
+    model: PretrainedModel, request: ConversionRequest, origin: str, figures: dict[str, str], sections: str = ""
+) -> str:
+    return model_card(
         model.config.replace(architectures=(type(model).__name__,)),
         title=request.destination.absolute().name,
-        origin=f"Converted from `{loaded.name}`, {kind} {loaded.model_type} checkpoint, {how}.",
+        origin=origin,
         figures=figures,
         command=request.command_line,
+        sections=sections,
     )
-    model.save_pretrained(request.destination, tokenizer=loaded.tokenizer, card=card)

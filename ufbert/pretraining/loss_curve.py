@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ufbert.errors import MissingExtraError
+from ufbert.training.figures import can_plot, new_figure, require_plot, running_mean
 
 __all__ = [
     "LOSS_CURVE_FILE",
@@ -21,29 +19,6 @@ __all__ = [
 ]
 
 LOSS_CURVE_FILE = "loss.png"
-
-
-def can_plot() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def require_plot() -> None:
-    """Raise `MissingExtraError` without matplotlib."""
-    if not can_plot():
-        raise MissingExtraError("matplotlib", "plot", "drawing the loss curve")
-
-
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches, which knows nothing of a screen. Raises `MissingExtraError`."""
-    require_plot()
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def count_tokens_along(axes: Any) -> None:
@@ -76,12 +51,3 @@ def draw_loss_curve(rows: Sequence[dict[str, Any]], destination: Path | IO[bytes
     if trained or held_out:
         axes.legend()
     figure.savefig(destination, format="png")
-
-
-def running_mean(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and up to `width` - 1 values before it."""
-    means, total = [], 0.0
-    for i, value in enumerate(values):
-        total += value - (values[i - width] if i >= width else 0.0)
-        means.append(total / min(i + 1, width))
-    return means

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ufbert.training.html_page import Picture
+
 from .loss_curve import count_tokens_along, draw_loss_curve, new_figure, running_mean
 
 __all__ = ["Picture", "draw_pictures"]
-
-Picture = tuple[str, str, bytes]
-"""Heading, caption and PNG."""
 
 # A long run has more steps than a picture has columns.
 POINTS = 1000

@@ -7,22 +7,25 @@ from dataclasses import dataclass
 from ufbert.errors import ConfigError
 
 from .checks import at_least, one_of
+from .durations import parse_duration
 
 __all__ = ["DistillationSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSettings:
-    """The distillation recipe. Exactly one of `minutes` and `steps` says when it ends.
+    """The distillation recipe. Exactly one of `budget`, `minutes` and `steps` says when it ends.
 
     What is converted into what (the trees' number and depth, the corpus) is no setting: a file must not turn
     an exact conversion into a training.
     """
 
+    budget: str = ""
+    """Time (`90s`, `30m`, `1h30m`) of all but reading the corpus and measuring; empty leaves it to `minutes`."""
     minutes: float = 10.0
-    """Time for everything but reading the corpus and measuring; 0 leaves the end to `steps`."""
+    """The same as a number of minutes; 0 leaves the end to `budget` or `steps`."""
     steps: int = 0
-    """Steps of every layer's regression and of the end-to-end training; 0 leaves the end to `minutes`."""
+    """Steps of every layer's regression and of the end-to-end training; 0 leaves the end to the time."""
     batch_size: int = 32
     """Texts of an end-to-end step."""
     learning_rate: float = 5e-4
@@ -39,11 +42,13 @@ class DistillationSettings:
     def __post_init__(self) -> None:
         at_least("distillation.minutes", self.minutes, 0)
         at_least("distillation.steps", self.steps, 0)
-        if bool(self.minutes) == bool(self.steps):
+        if sum(map(bool, (self.budget, self.minutes, self.steps))) != 1:
             raise ConfigError(
-                f"exactly one of distillation.minutes ({self.minutes:g}) and distillation.steps ({self.steps}) "
-                "must be set"
+                f"exactly one of distillation.budget ({self.budget!r}), distillation.minutes ({self.minutes:g}) and "
+                f"distillation.steps ({self.steps}) must be set"
             )
+        if self.budget:
+            parse_duration(self.budget, "distillation.budget")
         at_least("distillation.batch_size", self.batch_size, 1)
         if not self.learning_rate > 0:
             raise ConfigError(f"distillation.learning_rate must be above 0, not {self.learning_rate!r}")
@@ -53,4 +58,6 @@ class DistillationSettings:
     @property
     def seconds(self) -> float | None:
         """The time budget; None if steps rule."""
+        if self.budget:
+            return parse_duration(self.budget, "distillation.budget")
         return 60.0 * self.minutes if self.minutes else None

@@ -6,7 +6,6 @@ the preset `crammed-1x11` is the paper's recipe. `toml.py` reads and writes them
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from ufbert.model.config import UltraFastBertConfig
 
 from .checks import at_least, in_range, one_of
 from .distillation import DistillationSettings
+from .durations import parse_duration
 from .inference import InferenceSettings
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 
 ENDS: dict[str, dict[str, Any]] = {
     "training": {"steps": 0, "tokens": 0, "budget": ""},
-    "distillation": {"minutes": 0.0, "steps": 0},
+    "distillation": {"budget": "", "minutes": 0.0, "steps": 0},
 }
 """By section, the settings of which exactly one says when its training ends, and their values for "not this one"."""
 
@@ -303,11 +303,3 @@ class Settings:
                 f"data.sequence_length ({self.data.sequence_length}) is above "
                 f"model.max_position_embeddings ({self.model.max_position_embeddings})"
             )
-
-
-def parse_duration(text: str, name: str = "duration") -> float:
-    """Seconds of `90s`, `20m`, `24h`, `1.5h` or `2d`. Raises `ConfigError` naming the setting `name`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
-    if not match or float(match[1]) <= 0:
-        raise ConfigError(f"{name} must be a time such as 90s, 20m, 24h or 2d, not {text!r}")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

@@ -66,7 +66,7 @@ def load_settings(
     With `base`, its values take the place of the defaults and of `./ufbert.toml`.
 
     Setting one of training.steps, .tokens and .budget clears the others where they come from a lower level;
-    so do distillation.minutes and .steps.
+    so do distillation.budget, .minutes and .steps.
     Raises `ConfigError` naming file and line (or the option) of anything unknown, of the wrong type, or out
     of range.
     """

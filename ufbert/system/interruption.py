@@ -19,12 +19,12 @@ class Interruption:
     """Within the block, the first SIGINT or SIGTERM is `received`; a second SIGINT raises KeyboardInterrupt.
 
     A second SIGTERM does nothing: Slurm and torchrun send several within seconds, and who is impatient has
-    SIGKILL. `message` is what the person is told at the first one. Outside the main thread, which alone
-    receives signals, it does nothing.
+    SIGKILL. `message` is what the person is told at the first one, `terminating` if it is a SIGTERM that means
+    something else. Outside the main thread, which alone receives signals, it does nothing.
     """
 
-    def __init__(self, message: str = SAVING) -> None:
-        self.message = message
+    def __init__(self, message: str = SAVING, terminating: str | None = None) -> None:
+        self.messages = {signal.SIGINT: message, signal.SIGTERM: terminating or message}
         self.received: signal.Signals | None = None
         self._interrupts = 0
         self._before: dict[signal.Signals, Any] = {}
@@ -56,4 +56,4 @@ class Interruption:
             raise KeyboardInterrupt
         if self.received is None:
             self.received = signal.Signals(number)
-            note(self.message)
+            note(self.messages[self.received])

@@ -14,7 +14,7 @@ class TrainingBudget:
     def __init__(
         self, *, seconds: float | None, steps: int | None, stopped: Callable[[], bool] = lambda: False
     ) -> None:
-        self._seconds, self._steps, self._stopped = seconds, steps, stopped
+        self.seconds, self._steps, self._stopped = seconds, steps, stopped
         self._begin = time.monotonic()
         self.steps_done = 0
 
@@ -22,13 +22,23 @@ class TrainingBudget:
         """One step is done."""
         self.steps_done += 1
 
+    def go_on(self, steps: int, seconds: float) -> None:
+        """As after so many steps and seconds, those of an earlier session."""
+        self.steps_done, self._begin = steps, time.monotonic() - seconds
+
+    @property
+    def spent(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self._begin
+
     def fraction(self) -> float:
         """How much of the budget is used: 1 is the end."""
-        if self._stopped():
-            return 1.0
+        return 1.0 if self._stopped() else self.share(self.steps_done, self.spent)
+
+    def share(self, steps: int, seconds: float) -> float:
+        """How much of the budget so many steps in so many seconds use."""
         if self._steps is not None:
-            return min(1.0, self.steps_done / self._steps)
-        assert self._seconds is not None
+            return min(1.0, steps / self._steps)
+        assert self.seconds is not None
         # One step is always done, however short the time.
-        used = (time.monotonic() - self._begin) / self._seconds if self.steps_done else 0.0
-        return min(1.0, used)
+        return min(1.0, seconds / self.seconds) if steps else 0.0

@@ -14,7 +14,7 @@ import torch
 
 from ufbert.model.config import UltraFastBertConfig
 
-__all__ = ["Throughput", "matrix_product_peak", "training_operations"]
+__all__ = ["PASSES", "Throughput", "matrix_product_peak", "training_operations"]
 
 # The backward pass has two products for each one of the forward pass.
 PASSES = 3

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.pooling import pool
+from ufbert.settings.distillation import DistillationSettings
 from ufbert.system.devices import autocast
 from ufbert.training.budget import TrainingBudget
 from ufbert.training.optimization import set_learning_rate
 from ufbert.training.schedules import one_cycle
 
+from .kept_phase import KeptPhase
 from .layer_inputs import record_hidden_states
-from .texts import Batch
+from .loss_curve import LossCurve
+from .stages import END_TO_END, Stages
+from .texts import Batch, Batcher
 
-__all__ = ["StepReport", "train_end_to_end"]
+__all__ = ["StepReport", "train_end_to_end", "train_together"]
 
 BETAS = (0.9, 0.98)
 EMBEDDING_WEIGHT = 5.0
@@ -44,16 +48,20 @@ def train_end_to_end(
     precision: torch.dtype,
     pooling: str,
     report: Callable[[StepReport], None],
+    phase: KeptPhase,
 ) -> None:
     """Adam on mean squared error of every layer's output plus 1 - cosine of the pooled embeddings.
 
     `targets` has for each of the student's states the number of the teacher's that it learns.
+    `phase` keeps the training on the way, and takes up what was kept.
     """
     # The tables stay: a batch has few of their rows.
-    trained = [p for name, p in student.named_parameters() if not name.startswith("embeddings.")]
+    named = {name: p for name, p in student.named_parameters() if not name.startswith("embeddings.")}
+    trained = list(named.values())
     optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=BETAS, fused=True)
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(False)
+    phase.begin(named, optimizer)
     with record_hidden_states(teacher) as wanted, record_hidden_states(student) as got:
         while (done := budget.fraction()) < 1.0:
             batch = next(batches)
@@ -75,6 +83,7 @@ def train_end_to_end(
             optimizer.step()
             budget.count()
             report(StepReport(float(hidden.detach()), float(embedding.detach())))
+            phase.after_step()
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(True)
 
@@ -83,3 +92,46 @@ def _hidden_loss(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Mean squared error of (tokens, H) over the variance across tokens."""
     variance = (wanted - wanted.mean(0)).square().mean().clamp(min=1e-12)
     return (got - wanted).square().mean() / variance
+
+
+def train_together(
+    teacher: UltraFastBertModel,
+    student: UltraFastBertModel,
+    targets: Sequence[int],
+    batcher: Batcher,
+    texts: Sequence[str],
+    settings: DistillationSettings,
+    precision: torch.dtype,
+    pooling: str,
+    phase: KeptPhase,
+    stages: Stages,
+) -> LossCurve:
+    """The end-to-end phase, with its progress; its losses."""
+    budget, kept = phase.budget, phase.kept
+    average: dict[str, float] = {}
+    curve = LossCurve(kept.get("curve"))
+    phase.facts = lambda: {"allotted": budget.seconds, "curve": curve.to_dict()}
+    stages.begin(END_TO_END, done=phase.share_before, line=True)
+
+    def report(step: StepReport) -> None:
+        curve.add(budget.spent, budget.steps_done, asdict(step))
+        for name, value in (("hidden", step.hidden), ("cosine", 1 - step.embedding)):
+            average[name] = 0.95 * average.get(name, value) + 0.05 * value
+        error, cosine = average["hidden"] ** 0.5, average["cosine"]
+        state = f"step {budget.steps_done:,}  hidden-state error {error:.3f}, cosine of embeddings {cosine:.4f}"
+        stages.show(budget.fraction(), state)
+
+    train_end_to_end(
+        student,
+        teacher,
+        batcher.endless(texts, settings.batch_size, settings.seed + 1, skip=kept.get("steps", 0)),
+        targets=targets,
+        learning_rate=settings.learning_rate,
+        budget=budget,
+        precision=precision,
+        pooling=pooling,
+        report=report,
+        phase=phase,
+    )
+    phase.end()
+    return curve

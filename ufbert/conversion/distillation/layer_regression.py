@@ -20,6 +20,7 @@ from ufbert.training.budget import TrainingBudget
 from ufbert.training.optimization import set_learning_rate
 from ufbert.training.schedules import one_cycle
 
+from .kept_phase import KeptPhase
 from .layer_inputs import LayerSample
 
 __all__ = ["relative_error", "sublayer", "train_layer"]
@@ -39,12 +40,17 @@ def train_layer(
     precision: torch.dtype,
     generator: torch.Generator,
     report: Callable[[float], None],
+    phase: KeptPhase,
 ) -> None:
-    """Adam on random tokens of `sample` until the budget ends; `report` gets every step's loss."""
+    """Adam on random tokens of `sample` until the budget ends; `report` gets every step's loss.
+
+    `phase` keeps the training on the way, and takes up what was kept.
+    """
     optimizer = torch.optim.Adam(student.parameters(), lr=PEAK_RATE, betas=BETAS, fused=True)
     device = sample.x.device
     first = slice(0, 8192)
     scale = _error(teacher, sample.x[first], sample.y[first].float().mean(0), sample.y[first])
+    phase.begin(dict(student.named_parameters()), optimizer)
     while (done := budget.fraction()) < 1.0:
         set_learning_rate(optimizer, PEAK_RATE * one_cycle(done))
         chosen = torch.randint(len(sample.x), (TOKENS,), generator=generator).to(device)
@@ -57,6 +63,7 @@ def train_layer(
         optimizer.step()
         budget.count()
         report(float(loss.detach()))
+        phase.after_step()
 
 
 @torch.no_grad()

@@ -18,13 +18,16 @@ from rich.table import Table
 from ufbert.model.config import UltraFastBertConfig
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.pooling import pool
+from ufbert.model.tree_health import LeafRecorder
 from ufbert.reporting import console, note
 
 from .layer_inputs import record_hidden_states
 from .student import StudentPlan
 from .texts import Batch
 
-__all__ = ["LayerErrors", "Measurement", "measure", "show"]
+__all__ = ["ERROR_COLUMNS", "LayerErrors", "Measurement", "error_rows", "measure", "show"]
+
+ERROR_COLUMNS = ("", "initialised", "regressed", "trained", "control")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,19 @@ class Measurement:
     student_errors: list[float]
     """Root of the mean squared error over the variance, of each layer's output across tokens."""
     control_errors: list[float]
+    tokens: int
+    health: list[dict[str, Any]]
+    """Of the student's trees, by layer: `LeafRecorder.health`."""
     plan: StudentPlan
+
+    @property
+    def explanation(self) -> str:
+        """What the columns of the table are."""
+        return (
+            "initialised, regressed: one layer alone on the original's inputs, 0 exact, 1 its mean output; trained, "
+            f"control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: "
+            f"{self.plan.control}"
+        )
 
     def figures(self) -> dict[str, str]:
         """For the model card."""
@@ -81,10 +96,12 @@ def measure(
     squares = {name: [0.0] * layers for name in cosines}
     totals, sums, counts = [0.0] * layers, [torch.zeros(0)] * layers, 0
     texts = 0
+    recorder = LeafRecorder(student)
     for batch in batches:
         present = batch.attention_mask.bool()
         wanted, control = ([states[i] for i in plan.targets] for states in _both(teacher, plan, means, batch))
-        student_states = _run(student, batch)
+        with recorder.record(batch.attention_mask):
+            student_states = _run(student, batch)
         texts, counts = texts + len(present), counts + int(present.sum())
         embedding = pool(wanted[-1], batch.attention_mask, pooling)
         for name, states in (("student", student_states), ("control", control)):
@@ -108,6 +125,8 @@ def measure(
         cosines["control"] / texts,
         errors["student"],
         errors["control"],
+        counts,
+        recorder.health(),
         plan,
     )
 
@@ -149,27 +168,30 @@ def _mean_outputs(encoder: UltraFastBertModel, plan: StudentPlan, means: Sequenc
             handle.remove()
 
 
+def error_rows(measurement: Measurement, errors: Sequence[LayerErrors]) -> list[list[str]]:
+    """A row of `ERROR_COLUMNS` for each layer, the final norm if there is one, and the embeddings."""
+    rows = []
+    for i, alone in enumerate(errors):
+        whole = measurement.student_errors[i], measurement.control_errors[i]
+        values = (alone.initialized, alone.regressed, *whole)
+        rows.append([f"layer {measurement.plan.kept[i]}: relative error", *(f"{value:.3f}" for value in values)])
+    if len(measurement.student_errors) > len(errors):
+        final = measurement.student_errors[-1], measurement.control_errors[-1]
+        rows.append(["final norm: relative error", "", "", *(f"{value:.3f}" for value in final)])
+    cosines = f"{measurement.student_cosine:.4f}", f"{measurement.control_cosine:.4f}"
+    return [*rows, ["mean cosine of embeddings", "", "", *cosines]]
+
+
 def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraFastBertConfig) -> None:
     """The closing table on stderr."""
     table = Table(title=f"Measured on {measurement.texts} held-out pieces of text from {measurement.held_out_from}")
-    table.add_column("")
-    for head in ("initialised", "regressed", "trained", "control"):
-        table.add_column(head, justify="right")
-    kept = measurement.plan.kept
-    rows = [(f"layer {kept[i]}: relative error", e.initialized, e.regressed) for i, e in enumerate(errors)]
-    for i, (name, initialized, regressed) in enumerate(rows):
-        whole = measurement.student_errors[i], measurement.control_errors[i]
-        table.add_row(name, *(f"{value:.3f}" for value in (initialized, regressed, *whole)))
-    if len(measurement.student_errors) > len(errors):
-        final = measurement.student_errors[-1], measurement.control_errors[-1]
-        table.add_row("final norm: relative error", "", "", *(f"{value:.3f}" for value in final))
-    cosines = f"{measurement.student_cosine:.4f}", f"{measurement.control_cosine:.4f}"
-    table.add_row("mean cosine of embeddings", "", "", *cosines, style="bold")
+    for i, head in enumerate(ERROR_COLUMNS):
+        table.add_column(head, justify="right" if i else "left")
+    *layers, last = error_rows(measurement, errors)
+    for row in layers:
+        table.add_row(*row)
+    table.add_row(*last, style="bold")
     plan, used, available = measurement.plan, config.neurons_used, config.neurons_available
     table.add_row("neurons used of available", "", "", f"{used:,} of {available:,}", f"{plan.control_neurons:,}")
     console().print(table)
-    note(
-        "initialised, regressed: one layer alone on the original's inputs, 0 exact, 1 its mean output; trained, "
-        "control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: "
-        f"{plan.control}; neurons: of a layer{', the mean of all' if config.feedforward_layers else ''}"
-    )
+    note(f"{measurement.explanation}; neurons: of a layer{', the mean of all' if config.feedforward_layers else ''}")

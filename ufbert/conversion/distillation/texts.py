@@ -19,6 +19,8 @@ from ufbert.text.batching import pooled_batches, sorted_batches
 from ufbert.text.corpus_sources import corpus_name, parse_corpus
 from ufbert.text.tokenization import encode_batch
 
+from .fingerprints import texts_fingerprint
+
 __all__ = ["MAXIMUM_LENGTH", "Batch", "Batcher", "Texts", "read_distillation_texts"]
 
 # Sentence embedders are used on sentences and paragraphs, so these are what student and teacher agree on.
@@ -48,6 +50,11 @@ class Texts:
     def held_out_from(self) -> str:
         """Where the held-out pieces come from, for the reader of figures measured on them."""
         return "other documents" if self.documents_apart else "the same documents"
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same pieces in the same order."""
+        return texts_fingerprint(self.train, self.held_out)
 
 
 @dataclass(frozen=True)
@@ -173,16 +180,20 @@ class Batcher:
         for rows in sorted_batches(np.arange(len(texts)), _lengths(texts), size):
             yield self.encode([texts[row] for row in rows])
 
-    def endless(self, texts: Sequence[str], size: int, seed: int) -> Iterator[Batch]:
-        """The texts again and again in another order each time, batches of about equally long ones."""
+    def endless(self, texts: Sequence[str], size: int, seed: int, *, skip: int = 0) -> Iterator[Batch]:
+        """The texts again and again in another order each time, batches of about equally long ones.
+
+        The first `skip` batches are left out, which costs little.
+        """
         draw = random.Random(seed)
         lengths, order = _lengths(texts), list(range(len(texts)))
         while True:
             draw.shuffle(order)
             for batches in pooled_batches(np.array(order), lengths, size, POOL):
                 draw.shuffle(batches)
-                for rows in batches:
+                for rows in batches[skip:]:
                     yield self.encode([texts[row] for row in rows])
+                skip = max(0, skip - len(batches))
 
     def encode(self, texts: Sequence[str]) -> Batch:
         """Token ids with special tokens, cut and padded."""
@@ -193,6 +204,12 @@ class Batcher:
             torch.from_numpy(encoded.attention_mask).to(self.device),
             torch.from_numpy(encoded.token_type_ids).to(self.device) if self.token_types else None,
         )
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text, without padding; texts that give no token are left out."""
+        encoded = encode_batch(self.tokenizer, texts, max_length=self.maximum)
+        rows = zip(encoded.input_ids, encoded.attention_mask, strict=True)
+        return [ids[: int(mask.sum())].tolist() for ids, mask in rows if mask.any()]
 
 
 def _lengths(texts: Sequence[str]) -> npt.NDArray[np.int64]:
