@@ -76,6 +76,17 @@ def convert(
             help="Column of the text in jsonl, csv, tsv and parquet files.", show_default=DEFAULTS.text_column
         ),
     ] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column of a second text, to distil a classifier of pairs.", show_default="none")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|embed|classify|tag|mlm",
+            help="What the student shall agree with the original in: embeddings, or the outputs of its head.",
+            show_default=DEFAULTS.task,
+        ),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -159,6 +170,8 @@ def convert(
     run_on_one_process("convert")
     options = {
         "distillation.text_column": text_column,
+        "distillation.task": task,
+        "distillation.pair_column": pair_column,
         "distillation.budget": budget,
         "distillation.minutes": minutes,
         "distillation.steps": steps,

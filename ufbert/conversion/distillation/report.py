@@ -21,8 +21,10 @@ from ufbert.model.pooling import pool
 from ufbert.model.tree_health import LeafRecorder
 from ufbert.reporting import console, note
 
+from .batch import Batch
+from .head_report import HeadMeasurement, HeadTally
+from .heads import Head
 from .layer_inputs import record_hidden_states
-from .texts import Batch
 
 __all__ = ["ERROR_COLUMNS", "EXPLANATION", "LayerErrors", "Measurement", "error_rows", "measure", "show"]
 
@@ -58,10 +60,17 @@ class Measurement:
     tokens: int
     health: list[dict[str, Any]]
     """Of the student's trees, by layer: `LeafRecorder.health`."""
+    head: HeadMeasurement | None = None
+    """None where embeddings alone were distilled."""
 
     def figures(self) -> dict[str, str]:
         """For the model card."""
-        return {
+        figures = {}
+        if self.head is not None:
+            where = f"{self.head.rows:,} held-out {self.head.unit} from {self.held_out_from}"
+            for name, student, control in self.head.rows_of_figures():
+                figures[f"{name}, {where}"] = f"{student}; with feedforward layers that put out their mean {control}"
+        return figures | {
             f"mean cosine to the original's embeddings, {self.texts} held-out texts from {self.held_out_from}": (
                 f"{self.student_cosine:.4f}"
             ),
@@ -77,6 +86,7 @@ def measure(
     batches: Iterable[Batch],
     pooling: str,
     held_out_from: str,
+    head: Head | None = None,
 ) -> Measurement:
     """Run teacher, student and control over held-out text in float32. `means` (H,) are the control's outputs."""
     layers = len(teacher.layers) + (teacher.final_norm is not None)
@@ -84,7 +94,7 @@ def measure(
     squares = {name: [0.0] * layers for name in cosines}
     totals, sums, counts = [0.0] * layers, [torch.zeros(0)] * layers, 0
     texts = 0
-    recorder = LeafRecorder(student)
+    recorder, tally = LeafRecorder(student), HeadTally(head)
     for batch in batches:
         present = batch.attention_mask.bool()
         wanted = _run(teacher, batch)
@@ -92,6 +102,8 @@ def measure(
             control = _run(teacher, batch)
         with recorder.record(batch.attention_mask):
             student_states = _run(student, batch)
+        if head is not None:
+            tally.add(*(head.logits(states[-1], batch) for states in (wanted, student_states, control)))
         texts, counts = texts + len(present), counts + int(present.sum())
         embedding = pool(wanted[-1], batch.attention_mask, pooling)
         for name, states in (("student", student_states), ("control", control)):
@@ -117,6 +129,7 @@ def measure(
         errors["control"],
         counts,
         recorder.health(),
+        tally.measurement(),
     )
 
 
@@ -154,6 +167,8 @@ def error_rows(measurement: Measurement, errors: Sequence[LayerErrors]) -> list[
     if len(measurement.student_errors) > len(errors):
         final = measurement.student_errors[-1], measurement.control_errors[-1]
         rows.append(["final norm: relative error", "", "", *(f"{value:.3f}" for value in final)])
+    if measurement.head is not None:
+        rows += [[name, "", "", *values] for name, *values in measurement.head.rows_of_figures()]
     cosines = f"{measurement.student_cosine:.4f}", f"{measurement.control_cosine:.4f}"
     return [*rows, ["mean cosine of embeddings", "", "", *cosines]]
 

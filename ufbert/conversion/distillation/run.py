@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -12,42 +12,46 @@ from ufbert.cmm.tree import check_shape
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, encoder_of
 from ufbert.conversion.request import TreeShape
 from ufbert.errors import CheckpointError, ConfigError, UfbertError
-from ufbert.model.encoder import DenseFeedforward, Layer, UltraFastBertModel
+from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.pretrained import PretrainedModel
 from ufbert.reporting import note
 from ufbert.settings.distillation import DistillationSettings
 from ufbert.system.devices import choose_device, choose_precision
 from ufbert.system.interruption import Interruption
 from ufbert.text.corpus_sources import corpus_name
-from ufbert.training.budget import TrainingBudget
 from ufbert.training.display import duration
 
+from .batch import Masker
 from .closing_report import ClosingReport
 from .end_to_end import train_together
 from .fingerprints import model_fingerprint
-from .kept_phase import KeptPhase, random_states, restore_random_states
+from .heads import choose_task, head_of
+from .kept_phase import KeptPhase, new_budget
 from .layer_inputs import LayerSample
-from .layer_regression import relative_error, train_layer
+from .layers import LAYERS_SHARE, train_layers
 from .partial import PartialConversion
 from .recording import BATCH_TEXTS, forecast, record_samples
-from .report import LayerErrors, measure, show
+from .report import measure, show
 from .speed import MeasuredSpeed, SpeedTimer
-from .stages import END_TO_END, MEASURING, READING, TIMING, Stages, layer_stage
+from .stages import END_TO_END, MEASURING, READING, TIMING, Stages
 from .straight_through import StraightThroughFFF
-from .texts import MAXIMUM_LENGTH, Batcher, Texts, read_distillation_texts
-from .tree_initialization import initialize_trees
+from .task_texts import longest_text, read_task_texts
+from .texts import Batcher, Texts
 
 __all__ = ["Distilled", "distil"]
 
-# Share of the time for the regression of the single layers: more brings them little. A layer of
-# all-MiniLM-L6-v2 went from 0.597 to 0.541 in 150 steps, to 0.530 in 600 and to 0.528 in 1,500.
-LAYERS_SHARE = 0.15
 # The end-to-end phase gets the rest of the time, but never less than this share.
 LEAST_SHARE = 0.5
 SAMPLE_TOKENS = 100_000  # to regress on, if memory allows
 # The speeds are timed for so long, or this share of the time spent before.
 TIMING_SECONDS = 4.0
 TIMING_SHARE = 0.1
+PIECES = {
+    "embed": "pieces of text",
+    "mlm": "pieces of text with masks, for what fills them",
+    "classify": "texts, for the classifier's outputs",
+    "tag": "texts, for the tags of their tokens",
+}
 STOPPING = "Ending the training here; the student is measured and written. Once more stops at once; --resume goes on."
 TERMINATING = "Stopping after this step; --resume goes on."
 
@@ -82,6 +86,7 @@ def distil(
     The first Ctrl-C ends the training early; after SIGTERM `ConversionStopped` is raised.
     """
     check_distillable(loaded, shape)
+    task = choose_task(settings.task, loaded, settings.pair_column)
     assert loaded.tokenizer is not None
     partial = partial or PartialConversion()
     config = loaded.model.config
@@ -92,18 +97,19 @@ def distil(
     with Stages(layers) as stages:
         stages.begin(READING)
         stages.expect(0.0 if time_speed is None else TIMING_SECONDS, [TIMING])
-        texts = read_distillation_texts(corpus, settings)
+        maximum = longest_text(task, config)
+        texts = read_task_texts(task, corpus, settings, maximum, lambda rows: stages.show(rows / settings.max_texts))
         partial.claim("corpus", corpus_name(corpus), texts.fingerprint)
         partial.start_clock()
         stages.go_on_after(partial.seconds)
         torch.manual_seed(settings.seed)
-        maximum = min(MAXIMUM_LENGTH, config.max_position_embeddings)
-        batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device)
-        _note_beginning(loaded, shape, texts, partial)
+        masker = Masker(loaded.tokenizer) if task == "mlm" else None
+        batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device, masker)
+        _note_beginning(loaded, shape, task, texts, partial)
         original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
         model = new_student(original, shape)
         teacher, student = encoder_of(original), encoder_of(model)
-        pooling = loaded.model.embedder.pooling
+        pooling, head = loaded.model.embedder.pooling, head_of(task, original, loaded)
         with Interruption(STOPPING, TERMINATING) as interruption:
             train: list[LayerSample] = []
             held_out: list[LayerSample] = []
@@ -119,11 +125,13 @@ def distil(
             del train, held_out
             budget = new_budget(end_to_end_seconds(settings, partial), settings, interruption)
             phase = KeptPhase(partial, END_TO_END, budget, interruption)
-            curve = train_together(teacher, student, batcher, texts.train, settings, precision, pooling, phase, stages)
+            curve = train_together(
+                teacher, student, batcher, texts.train, settings, precision, pooling, head, phase, stages
+            )
         spent = partial.seconds
         stages.begin(MEASURING, line=True)
         held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)
-        measurement = measure(teacher, student, means, held_out_batches, pooling, texts.held_out_from)
+        measurement = measure(teacher, student, means, held_out_batches, pooling, texts.held_out_from, head)
         student_model, speed = finished(model), None
         ids = batcher.token_ids(texts.held_out)
         if time_speed is not None and ids:
@@ -155,11 +163,13 @@ def timed(
         return None
 
 
-def _note_beginning(loaded: LoadedCheckpoint, shape: TreeShape, texts: Texts, partial: PartialConversion) -> None:
+def _note_beginning(
+    loaded: LoadedCheckpoint, shape: TreeShape, task: str, texts: Texts, partial: PartialConversion
+) -> None:
     config = loaded.model.config
     note(
         f"Distilling {config.num_hidden_layers} dense layers of {config.intermediate_size:,} neurons into "
-        f"{shape}, on {len(texts.train):,} pieces of text "
+        f"{shape}, on {len(texts.train):,} {PIECES[task]} "
         f"({len(texts.held_out):,} more held out, from {texts.held_out_from})."
     )
     if not texts.documents_apart:
@@ -206,11 +216,6 @@ def end_to_end_seconds(settings: DistillationSettings, partial: PartialConversio
     return float(partial.training(END_TO_END).get("allotted", left))
 
 
-def new_budget(seconds: float | None, settings: DistillationSettings, interruption: Interruption) -> TrainingBudget:
-    """Of one phase: so many seconds or the settings' steps, unless Ctrl-C comes first."""
-    return TrainingBudget(seconds=seconds, steps=settings.steps or None, stopped=lambda: interruption.requested)
-
-
 def new_student(model: PretrainedModel, shape: TreeShape) -> PretrainedModel:
     """A copy of the model with trainable, still random trees in place of its dense layers."""
     config = model.config.replace(feedforward="fff", trees=shape.trees, depth=shape.depth, shared_neurons=shape.shared)
@@ -238,86 +243,3 @@ def finished(model: PretrainedModel) -> PretrainedModel:
     plain.load_state_dict(model.cpu().state_dict())
     plain.take_embedder(model.embedder)
     return plain.eval()
-
-
-def train_layers(
-    teacher: UltraFastBertModel,
-    student: UltraFastBertModel,
-    train: Sequence[LayerSample],
-    held_out: Sequence[LayerSample],
-    settings: DistillationSettings,
-    precision: torch.dtype,
-    interruption: Interruption,
-    partial: PartialConversion,
-    stages: Stages,
-) -> tuple[list[LayerErrors], list[torch.Tensor]]:
-    """Initialise and regress every layer that `partial` does not hold.
-
-    Returns the held-out errors and the mean outputs (H,) of all of them.
-    """
-    errors: list[LayerErrors] = []
-    means: list[torch.Tensor] = []
-    generator = torch.Generator().manual_seed(settings.seed)
-    layers = len(teacher.layers)
-    seconds = None if settings.seconds is None else LAYERS_SHARE * settings.seconds / max(layers, 1)
-    for index in range(layers):
-        theirs, ours = teacher.layers[index], student.layers[index].get_submodule("feedforward")
-        assert isinstance(theirs, Layer)
-        assert isinstance(ours, StraightThroughFFF)
-        if index < partial.layers_done:
-            kept = partial.read_layer(index)
-            ours.load_state_dict(with_prefix(kept, "weight/"))
-            restore_random_states(kept, generator)
-            means.append(kept["mean"].to(student.device))
-            errors.append(LayerErrors(**partial.journal.layers[index]))
-            continue
-        means.append(train[index].y.float().mean(0))
-        budget = new_budget(seconds, settings, interruption)
-        phase = KeptPhase(partial, layer_stage(index), budget, interruption, generator)
-        errors.append(
-            regress_layer(ours, theirs, train[index], held_out[index], means[-1], precision, generator, phase, stages)
-        )
-        weights = {f"weight/{name}": tensor for name, tensor in ours.state_dict().items()}
-        partial.finish_layer({**weights, "mean": means[-1], **random_states(generator)}, asdict(errors[-1]))
-        note(
-            f"layer {index}: relative error {errors[-1].initialized:.3f} initialised, "
-            f"{errors[-1].regressed:.3f} after {budget.steps_done} steps{stages.left_text()}"
-        )
-    return errors, means
-
-
-def regress_layer(
-    ours: StraightThroughFFF,
-    theirs: Layer,
-    train: LayerSample,
-    held_out: LayerSample,
-    mean: torch.Tensor,
-    precision: torch.dtype,
-    generator: torch.Generator,
-    phase: KeptPhase,
-    stages: Stages,
-) -> LayerErrors:
-    """Initialise one layer, unless an earlier session has, and train it; the held-out errors after each."""
-    assert isinstance(theirs.feedforward, DenseFeedforward)
-    stages.begin(phase.name, done=phase.share_before)
-    initialized: float | None = phase.kept.get("initialized")
-    if initialized is None:
-        initialize_trees(ours, theirs.feedforward, train.x, train.y)
-        initialized = relative_error(ours, theirs, held_out, mean)
-    phase.facts = lambda: {"initialized": initialized}
-    train_layer(
-        ours,
-        theirs,
-        train,
-        budget=phase.budget,
-        precision=precision,
-        generator=generator,
-        report=lambda loss: stages.show(phase.budget.fraction(), f"loss {loss:.3f}"),
-        phase=phase,
-    )
-    return LayerErrors(initialized, relative_error(ours, theirs, held_out, mean))
-
-
-def with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Those whose names begin so, without it."""
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
