@@ -19,18 +19,11 @@ __all__ = ["convert"]
 DEFAULTS = DistillationSettings()
 # What only --analyse takes, and what it has no use for.
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
-OF_CONVERSION = (
-    "to",
-    "drop_head",
-    "trees",
-    "shared",
-    "budget",
-    "minutes",
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "resume",
+OF_DISTILLATION = (
+    *("trees", "shared", "task", "pair_column", "budget", "minutes", "steps"),
+    *("batch_size", "learning_rate", "resume"),
 )
+OF_CONVERSION = ("to", "drop_head", "push", "private", *OF_DISTILLATION)
 
 
 def convert(
@@ -122,6 +115,13 @@ def convert(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the choice and order of texts.", show_default=str(DEFAULTS.seed))
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", metavar="NAME", help="Send DEST to the Hugging Face hub too, as the model repository USER/MODEL."
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: a private repository.")] = False,
     analyse: Annotated[
         bool,
         typer.Option(
@@ -219,6 +219,8 @@ def convert(
         drop_head=drop_head,
         distillation=distillation,
         resume=resume,
+        push=push,
+        private=private,
         command=command_line(context),
     )
     try:
