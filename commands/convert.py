@@ -20,10 +20,11 @@ DEFAULTS = DistillationSettings()
 # What only --analyse takes, and what it has no use for.
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
 OF_STUDENT = ("trees", "shared", "dense", "shape", "layers", "drop_layers", "random_routing")
-OF_CONVERSION = (
-    *("to", "drop_head", *OF_STUDENT),
-    *("budget", "minutes", "steps", "batch_size", "learning_rate", "resume"),
+OF_DISTILLATION = (
+    *(*OF_STUDENT, "task", "pair_column", "budget", "minutes", "steps"),
+    *("batch_size", "learning_rate", "resume"),
 )
+OF_CONVERSION = ("to", "drop_head", "push", "private", *OF_DISTILLATION)
 
 
 def convert(
@@ -91,6 +92,17 @@ def convert(
             help="Column of the text in jsonl, csv, tsv and parquet files.", show_default=DEFAULTS.text_column
         ),
     ] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column of a second text, to distil a classifier of pairs.", show_default="none")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|embed|classify|tag|mlm",
+            help="What the student shall agree with the original in: embeddings, or the outputs of its head.",
+            show_default=DEFAULTS.task,
+        ),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +138,13 @@ def convert(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the choice and order of texts.", show_default=str(DEFAULTS.seed))
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", metavar="NAME", help="Send DEST to the Hugging Face hub too, as the model repository USER/MODEL."
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: a private repository.")] = False,
     analyse: Annotated[
         bool,
         typer.Option(
@@ -176,6 +195,8 @@ def convert(
     run_on_one_process("convert")
     options = {
         "distillation.text_column": text_column,
+        "distillation.task": task,
+        "distillation.pair_column": pair_column,
         "distillation.budget": budget,
         "distillation.minutes": minutes,
         "distillation.steps": steps,
@@ -228,6 +249,8 @@ def convert(
         drop_head=drop_head,
         distillation=distillation,
         resume=resume,
+        push=push,
+        private=private,
         command=command_line(context),
     )
     try:

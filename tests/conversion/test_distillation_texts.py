@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from ufbert.settings.distillation import DistillationSettings
 from ufbert.text.tokenization import train_tokenizer
 
 
-def documents(pieces: list[str]) -> set[str]:
+def documents(pieces: Sequence[Any]) -> set[str]:
     """The numbers in the pieces, which say what document each is of."""
     return {word.strip(".") for piece in pieces for word in piece.split() if word.strip(".").isdigit()}
 

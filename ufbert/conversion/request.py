@@ -55,12 +55,18 @@ class ConversionRequest:
     """How the student is trained, if there is one."""
     resume: bool = False
     """Go on with an interrupted distillation into `destination`."""
+    push: str | None = None
+    """Repository of the Hugging Face hub to send the result to."""
+    private: bool = False
+    """Whether that repository shall be private."""
     command: str = ""
     """The command line for the model card; empty makes one up."""
 
     def __post_init__(self) -> None:
         if self.to not in FORMS:
             raise ConfigError(f"--to {self.to}: unknown form; known: {', '.join(FORMS)}")
+        if self.private and self.push is None:
+            raise ConfigError("--private is of the repository that --push sends to; give --push NAME, or leave it out")
         student = self.student
         if student is None:
             if self.resume:

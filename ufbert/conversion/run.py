@@ -7,6 +7,7 @@ from typing import Any
 
 import ufbert
 from ufbert.checkpoint.folder import CONFIG_FILE
+from ufbert.checkpoint.upload import check_upload, upload_checkpoint
 from ufbert.conversion.distillation.partial import PartialConversion, open_partial, partial_folder
 from ufbert.conversion.distillation.speed import SpeedTimer
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, load_checkpoint
@@ -29,11 +30,21 @@ def convert_checkpoint(request: ConversionRequest, time_speed: SpeedTimer | None
     An interrupted distillation leaves its work beside the destination, for a request with `resume`.
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra; a distillation also
-    `ConfigError` for layers that cannot be and `DataError` for a corpus that cannot be used.
+    `ConfigError` for layers that cannot be and `DataError` for a corpus that cannot be used. With `push` it raises
+    `ConfigError` without a login, and `OutputError` if a complete result could not be sent.
     """
+    if request.push is not None:
+        check_upload(request.push)  # before the time spent on converting
     if request.resume and is_complete(request):
         note(f"{request.destination}: is complete; nothing to resume")
-        return
+    else:
+        _convert(request, time_speed)
+    if request.push is not None:
+        address = upload_checkpoint(request.destination, request.push, private=request.private)
+        note(f"{request.destination}: sent to {address}")
+
+
+def _convert(request: ConversionRequest, time_speed: SpeedTimer | None) -> None:
     check_new(request.destination, "converted model", "DEST")
     if request.to == "onnx":
         from ufbert.conversion.export.onnx import require_onnx

@@ -30,8 +30,12 @@ class DistillationSettings:
     """Texts of an end-to-end step."""
     learning_rate: float = 5e-4
     """Peak rate of the end-to-end training."""
+    task: str = "auto"
+    """What is distilled: `embed` (embeddings), `classify`, `tag` or `mlm` (a head's outputs); `auto`: by the head."""
     text_column: str = "text"
     """Column of the text where the corpus has columns."""
+    pair_column: str = ""
+    """Column of a second text, for classifiers of pairs; empty for none."""
     max_texts: int = 100_000
     """Pieces of text to take from the corpus at most."""
     device: str = "auto"
@@ -53,6 +57,7 @@ class DistillationSettings:
         if not self.learning_rate > 0:
             raise ConfigError(f"distillation.learning_rate must be above 0, not {self.learning_rate!r}")
         at_least("distillation.max_texts", self.max_texts, 2)
+        one_of("distillation.task", self.task, ("auto", "embed", "classify", "tag", "mlm"))
         one_of("distillation.device", self.device, ("auto", "cpu", "cuda"))
 
     @property

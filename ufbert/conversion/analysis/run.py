@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ufbert.conversion.distillation.batch import Text
 from ufbert.conversion.distillation.layer_inputs import collect_layer_samples
 from ufbert.conversion.distillation.texts import MAXIMUM_LENGTH, Batch, Batcher, Texts, read_distillation_texts
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, encoder_of, load_checkpoint
@@ -110,7 +111,7 @@ def check_analysable(loaded: LoadedCheckpoint) -> None:
         raise CheckpointError(f"{loaded.name}: has no tokenizer, and looking at layers on text needs the model's own")
 
 
-def once(batcher: Batcher, texts: Sequence[str], seed: int) -> Iterator[Batch]:
+def once(batcher: Batcher, texts: Sequence[Text], seed: int) -> Iterator[Batch]:
     """Every text in random order, none twice: what is fitted on a text seen twice looks better than it is."""
     seen = 0
     for batch in batcher.endless(texts, BATCH_TEXTS, seed):

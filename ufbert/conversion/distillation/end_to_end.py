@@ -16,25 +16,41 @@ from ufbert.training.budget import TrainingBudget
 from ufbert.training.optimization import set_learning_rate
 from ufbert.training.schedules import one_cycle
 
+from .batch import Batch, Text
+from .heads import Head
 from .kept_phase import KeptPhase
 from .layer_inputs import record_hidden_states
 from .loss_curve import LossCurve
 from .stages import END_TO_END, Stages
-from .texts import Batch, Batcher
+from .texts import Batcher
 
 __all__ = ["StepReport", "train_end_to_end", "train_together"]
 
 BETAS = (0.9, 0.98)
-EMBEDDING_WEIGHT = 5.0
+TASK_WEIGHT = 5.0  # of embeddings or outputs beside the hidden states
 CLIP = 1.0
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Losses of one step: of the hidden states (1 is their variance), and 1 - cosine of the embeddings."""
+    """Losses of one step: of the hidden states (1 is their variance), and what the task is about."""
 
     hidden: float
-    embedding: float
+    embedding: float | None
+    """1 - cosine of the embeddings; None where the outputs of a head are learned."""
+    head: float | None
+    """Of the head's outputs: `Head.loss`."""
+
+    def losses(self) -> dict[str, float]:
+        """Those there are, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def describe(self, average: dict[str, float]) -> str:
+        """Running means of `losses`, for people."""
+        error = f"hidden-state error {average['hidden'] ** 0.5:.3f}"
+        if self.head is not None:
+            return f"{error}, loss of the head's outputs {average['head']:.4f}"
+        return f"{error}, cosine of embeddings {1 - average['embedding']:.4f}"
 
 
 def train_end_to_end(
@@ -47,10 +63,11 @@ def train_end_to_end(
     budget: TrainingBudget,
     precision: torch.dtype,
     pooling: str,
+    head: Head | None,
     report: Callable[[StepReport], None],
     phase: KeptPhase,
 ) -> None:
-    """Adam on mean squared error of every layer's output plus 1 - cosine of the pooled embeddings.
+    """Adam on mean squared error of every layer's output, plus 1 - cosine of the pooled embeddings or `head`'s loss.
 
     `targets` has for each of the student's states the number of the teacher's that it learns.
     `phase` keeps the training on the way, and takes up what was kept.
@@ -73,16 +90,21 @@ def train_end_to_end(
             present = mask.bool()
             pairs = zip(got, (wanted[target] for target in targets), strict=True)
             hidden = torch.stack([_hidden_loss(g[present].float(), w[present].float()) for g, w in pairs]).mean()
-            mine, theirs = (pool(states[-1].float(), mask, pooling) for states in (got, wanted))  # (B, H)
-            embedding = 1.0 - F.cosine_similarity(mine, theirs).mean()
-            loss = hidden + EMBEDDING_WEIGHT * embedding
+            if head is None:
+                mine, theirs = (pool(states[-1].float(), mask, pooling) for states in (got, wanted))  # (B, H)
+                task = 1.0 - F.cosine_similarity(mine, theirs).mean()
+            else:
+                mine, theirs = (head.logits(states[-1].float(), batch) for states in (got, wanted))
+                task = head.loss(mine, theirs)
+            loss = hidden + TASK_WEIGHT * task
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, CLIP)
             set_learning_rate(optimizer, learning_rate * one_cycle(done))
             optimizer.step()
             budget.count()
-            report(StepReport(float(hidden.detach()), float(embedding.detach())))
+            value = float(task.detach())
+            report(StepReport(float(hidden.detach()), *((value, None) if head is None else (None, value))))
             phase.after_step()
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(True)
@@ -99,10 +121,11 @@ def train_together(
     student: UltraFastBertModel,
     targets: Sequence[int],
     batcher: Batcher,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     settings: DistillationSettings,
     precision: torch.dtype,
     pooling: str,
+    head: Head | None,
     phase: KeptPhase,
     stages: Stages,
 ) -> LossCurve:
@@ -114,12 +137,10 @@ def train_together(
     stages.begin(END_TO_END, done=phase.share_before, line=True)
 
     def report(step: StepReport) -> None:
-        curve.add(budget.spent, budget.steps_done, asdict(step))
-        for name, value in (("hidden", step.hidden), ("cosine", 1 - step.embedding)):
+        curve.add(budget.spent, budget.steps_done, step.losses())
+        for name, value in step.losses().items():
             average[name] = 0.95 * average.get(name, value) + 0.05 * value
-        error, cosine = average["hidden"] ** 0.5, average["cosine"]
-        state = f"step {budget.steps_done:,}  hidden-state error {error:.3f}, cosine of embeddings {cosine:.4f}"
-        stages.show(budget.fraction(), state)
+        stages.show(budget.fraction(), f"step {budget.steps_done:,}  {step.describe(average)}")
 
     train_end_to_end(
         student,
@@ -130,6 +151,7 @@ def train_together(
         budget=budget,
         precision=precision,
         pooling=pooling,
+        head=head,
         report=report,
         phase=phase,
     )

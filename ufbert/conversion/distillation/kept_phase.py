@@ -10,12 +10,20 @@ import torch
 from torch import nn
 
 from ufbert.errors import OutputError
+from ufbert.settings.distillation import DistillationSettings
 from ufbert.system.interruption import Interruption
 from ufbert.training.budget import TrainingBudget
 
 from .partial import PartialConversion
 
-__all__ = ["ConversionStopped", "KeptPhase", "random_states", "restore_random_states", "stop_if_terminated"]
+__all__ = [
+    "ConversionStopped",
+    "KeptPhase",
+    "new_budget",
+    "random_states",
+    "restore_random_states",
+    "stop_if_terminated",
+]
 
 
 class ConversionStopped(Exception):
@@ -28,6 +36,11 @@ def stop_if_terminated(interruption: Interruption) -> None:
     """Raise `ConversionStopped` if SIGTERM came: what sends it seldom leaves the time to measure and to write."""
     if interruption.received is signal.SIGTERM:
         raise ConversionStopped
+
+
+def new_budget(seconds: float | None, settings: DistillationSettings, interruption: Interruption) -> TrainingBudget:
+    """Of one phase: so many seconds or the settings' steps, unless Ctrl-C comes first."""
+    return TrainingBudget(seconds=seconds, steps=settings.steps or None, stopped=lambda: interruption.requested)
 
 
 class KeptPhase:

@@ -11,7 +11,7 @@ import torch
 
 from ufbert.model.encoder import UltraFastBertModel
 
-from .texts import Batch
+from .batch import Batch
 
 __all__ = ["LayerSample", "collect_layer_samples", "record_hidden_states"]
 

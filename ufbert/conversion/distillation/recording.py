@@ -9,10 +9,11 @@ from ufbert.model.encoder import UltraFastBertModel
 from ufbert.settings.distillation import DistillationSettings
 from ufbert.system.interruption import Interruption
 
+from .batch import Batch
 from .kept_phase import stop_if_terminated
 from .layer_inputs import LayerSample, collect_layer_samples
 from .stages import END_TO_END, MEASURING, RECORDING, Stages, layer_stage
-from .texts import Batch, Batcher, Texts
+from .texts import Batcher, Texts
 
 __all__ = ["BATCH_TEXTS", "forecast", "record_samples"]
 

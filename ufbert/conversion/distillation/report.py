@@ -21,9 +21,11 @@ from ufbert.model.pooling import pool
 from ufbert.model.tree_health import LeafRecorder
 from ufbert.reporting import console, note
 
+from .batch import Batch
+from .head_report import HeadMeasurement, HeadTally
+from .heads import Head
 from .layer_inputs import record_hidden_states
 from .student import StudentPlan
-from .texts import Batch
 
 __all__ = ["ERROR_COLUMNS", "LayerErrors", "Measurement", "error_rows", "measure", "show"]
 
@@ -55,13 +57,15 @@ class Measurement:
     health: list[dict[str, Any]]
     """Of the student's trees, by layer: `LeafRecorder.health`."""
     plan: StudentPlan
+    head: HeadMeasurement | None = None
+    """None where embeddings alone were distilled."""
 
     @property
     def explanation(self) -> str:
         """What the columns of the table are."""
         return (
             "initialised, regressed: one layer alone on the original's inputs, 0 exact, 1 its mean output; trained, "
-            f"control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: "
+            "control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: "
             f"{self.plan.control}"
         )
 
@@ -69,7 +73,15 @@ class Measurement:
         """For the model card."""
         partly = bool(self.plan.dropped) or len(self.plan.converted) < self.plan.original.num_hidden_layers
         control = "the same with feedforward layers that put out only their mean"
-        return {
+        figures = {}
+        if self.head is not None:
+            where = f"{self.head.rows:,} held-out {self.head.unit} from {self.held_out_from}"
+            of = (
+                f"of the control, {self.plan.control}," if partly else "with feedforward layers that put out their mean"
+            )
+            for name, student, other in self.head.rows_of_figures():
+                figures[f"{name}, {where}"] = f"{student}; {of} {other}"
+        return figures | {
             f"mean cosine to the original's embeddings, {self.texts} held-out texts from {self.held_out_from}": (
                 f"{self.student_cosine:.4f}"
             ),
@@ -86,6 +98,7 @@ def measure(
     batches: Iterable[Batch],
     pooling: str,
     held_out_from: str,
+    head: Head | None = None,
 ) -> Measurement:
     """Run teacher, student and control over held-out text in float32.
 
@@ -96,12 +109,14 @@ def measure(
     squares = {name: [0.0] * layers for name in cosines}
     totals, sums, counts = [0.0] * layers, [torch.zeros(0)] * layers, 0
     texts = 0
-    recorder = LeafRecorder(student)
+    recorder, tally = LeafRecorder(student), HeadTally(head)
     for batch in batches:
         present = batch.attention_mask.bool()
         wanted, control = ([states[i] for i in plan.targets] for states in _both(teacher, plan, means, batch))
         with recorder.record(batch.attention_mask):
             student_states = _run(student, batch)
+        if head is not None:
+            tally.add(*(head.logits(states[-1], batch) for states in (wanted, student_states, control)))
         texts, counts = texts + len(present), counts + int(present.sum())
         embedding = pool(wanted[-1], batch.attention_mask, pooling)
         for name, states in (("student", student_states), ("control", control)):
@@ -128,6 +143,7 @@ def measure(
         counts,
         recorder.health(),
         plan,
+        tally.measurement(),
     )
 
 
@@ -178,6 +194,8 @@ def error_rows(measurement: Measurement, errors: Sequence[LayerErrors]) -> list[
     if len(measurement.student_errors) > len(errors):
         final = measurement.student_errors[-1], measurement.control_errors[-1]
         rows.append(["final norm: relative error", "", "", *(f"{value:.3f}" for value in final)])
+    if measurement.head is not None:
+        rows += [[name, "", "", *values] for name, *values in measurement.head.rows_of_figures()]
     cosines = f"{measurement.student_cosine:.4f}", f"{measurement.control_cosine:.4f}"
     return [*rows, ["mean cosine of embeddings", "", "", *cosines]]
 

@@ -17,11 +17,21 @@ from ufbert.errors import DataError
 from ufbert.settings.distillation import DistillationSettings
 from ufbert.text.batching import pooled_batches, sorted_batches
 from ufbert.text.corpus_sources import corpus_name, parse_corpus
-from ufbert.text.tokenization import encode_batch
+from ufbert.text.tokenization import EncodedBatch, encode_batch
 
+from .batch import Batch, Masker, Text
 from .fingerprints import texts_fingerprint
 
-__all__ = ["MAXIMUM_LENGTH", "Batch", "Batcher", "Texts", "read_distillation_texts"]
+__all__ = [
+    "HELD_OUT_SHARE",
+    "HELD_OUT_TEXTS",
+    "LEAST_HELD_OUT",
+    "MAXIMUM_LENGTH",
+    "Batch",
+    "Batcher",
+    "Texts",
+    "read_distillation_texts",
+]
 
 # Sentence embedders are used on sentences and paragraphs, so these are what student and teacher agree on.
 SENTENCES = (1, 1, 1, 2, 3)
@@ -41,8 +51,8 @@ POOL = 16  # batches of texts that are sorted by length together
 class Texts:
     """Pieces to train on and pieces to measure on, both in random order."""
 
-    train: list[str]
-    held_out: list[str]
+    train: Sequence[Text]
+    held_out: Sequence[Text]
     documents_apart: bool
     """Whether no held-out piece is of a document that is trained on."""
 
@@ -54,16 +64,7 @@ class Texts:
     @property
     def fingerprint(self) -> str:
         """The same for the same pieces in the same order."""
-        return texts_fingerprint(self.train, self.held_out)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """int64 ids and mask of shape (B, T)."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    token_type_ids: torch.Tensor | None
+        return texts_fingerprint(*map(_flat, (self.train, self.held_out)))
 
 
 def read_distillation_texts(corpus: Sequence[str], settings: DistillationSettings) -> Texts:
@@ -166,7 +167,7 @@ def cut(document: str, draw: random.Random) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Batcher:
-    """Makes batches of texts for one model."""
+    """Makes batches of texts, or of pairs, for one model."""
 
     tokenizer: Tokenizer
     maximum: int
@@ -174,44 +175,66 @@ class Batcher:
     token_types: bool
     """Whether the model has token types."""
     device: torch.device
+    masker: Masker | None = None
+    """Masks the texts of a masked LM."""
 
-    def ordered(self, texts: Sequence[str], size: int) -> Iterator[Batch]:
+    def ordered(self, texts: Sequence[Text], size: int) -> Iterator[Batch]:
         """All texts once, the short ones first."""
-        for rows in sorted_batches(np.arange(len(texts)), _lengths(texts), size):
-            yield self.encode([texts[row] for row in rows])
+        for number, rows in enumerate(sorted_batches(np.arange(len(texts)), _lengths(texts), size)):
+            yield self.encode([texts[row] for row in rows], number=number)
 
-    def endless(self, texts: Sequence[str], size: int, seed: int, *, skip: int = 0) -> Iterator[Batch]:
+    def endless(self, texts: Sequence[Text], size: int, seed: int, *, skip: int = 0) -> Iterator[Batch]:
         """The texts again and again in another order each time, batches of about equally long ones.
 
         The first `skip` batches are left out, which costs little.
         """
         draw = random.Random(seed)
         lengths, order = _lengths(texts), list(range(len(texts)))
+        number = 0
         while True:
             draw.shuffle(order)
             for batches in pooled_batches(np.array(order), lengths, size, POOL):
                 draw.shuffle(batches)
-                for rows in batches[skip:]:
-                    yield self.encode([texts[row] for row in rows])
-                skip = max(0, skip - len(batches))
+                for rows in batches:
+                    if number >= skip:
+                        yield self.encode([texts[row] for row in rows], seed=seed + 1, number=number)
+                    number += 1
 
-    def encode(self, texts: Sequence[str]) -> Batch:
-        """Token ids with special tokens, cut and padded."""
-        encoded = encode_batch(self.tokenizer, texts, max_length=self.maximum)
+    def encode(self, texts: Sequence[Text], *, seed: int = 0, number: int = 0) -> Batch:
+        """Token ids with special tokens, cut and padded; masks are drawn by seed and number, where there are any."""
+        encoded = self._tokens(texts)
         encoded.attention_mask[:, 0] = 1  # attention needs one position, even of a text that gives no token
+        ids, mask = torch.from_numpy(encoded.input_ids), torch.from_numpy(encoded.attention_mask)
+        masked: torch.Tensor | None = None
+        if self.masker is not None:
+            ids, masked = self.masker.apply(ids, mask, seed, number)
         return Batch(
-            torch.from_numpy(encoded.input_ids).to(self.device),
-            torch.from_numpy(encoded.attention_mask).to(self.device),
+            ids.to(self.device),
+            mask.to(self.device),
             torch.from_numpy(encoded.token_type_ids).to(self.device) if self.token_types else None,
+            None if masked is None else masked.to(self.device),
         )
 
-    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def token_ids(self, texts: Sequence[Text]) -> list[list[int]]:
         """Of each text, without padding; texts that give no token are left out."""
-        encoded = encode_batch(self.tokenizer, texts, max_length=self.maximum)
+        encoded = self._tokens(texts)
         rows = zip(encoded.input_ids, encoded.attention_mask, strict=True)
         return [ids[: int(mask.sum())].tolist() for ids, mask in rows if mask.any()]
 
+    def _tokens(self, texts: Sequence[Text]) -> EncodedBatch:
+        first, second = zip(*((text, None) if isinstance(text, str) else text for text in texts), strict=True)
+        pairs = None if second[0] is None else second
+        return encode_batch(self.tokenizer, first, pairs, max_length=self.maximum)
 
-def _lengths(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+
+def _flat(texts: Sequence[Text]) -> Iterator[str]:
+    for text in texts:
+        if isinstance(text, str):
+            yield text
+        else:
+            yield from text
+
+
+def _lengths(texts: Sequence[Text]) -> npt.NDArray[np.int64]:
     """Characters of each text, which tell well enough which ones are alike in tokens."""
-    return np.array([len(text) for text in texts], dtype=np.int64)
+    return np.array([len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts], dtype=np.int64)
