@@ -225,3 +225,21 @@ def test_two_conversions_do_not_write_one_destination(
         assert (code, err.count("\n")) == (1, 1), err
         assert f"{tmp_path / 'out.partial'}: another conversion is writing it; wait for it, or choose another" in err
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("student", ["--shape none,dense:9", "--drop-layers 0", "--layers 1 --trees 3 --depth 1"])
+def test_every_kind_of_student_goes_on(
+    student: str, dense: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*student.split(), *OPTIONS[len(SHAPE) :], "--corpus", str(corpus)]
+    code, err = run_convert(capsys, dense, tmp_path / "whole", *options)
+    assert code == 0, err
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, end_to_end, 4, interrupt)
+        code, err = run_convert(capsys, dense, tmp_path / "out", *options)
+    assert code != 0
+    assert not (tmp_path / "out").exists()
+    code, err = run_convert(capsys, dense, tmp_path / "out", *options, "--resume")
+    assert code == 0, err
+    assert "Going on with" in err
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
