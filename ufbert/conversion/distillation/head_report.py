@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,8 @@ class HeadFigures:
     """Share of the rows whose best label is the same."""
     divergence: float
     """Mean of `Head.divergence`."""
-    relative: float
-    """Of values: root of their squared error over that of always saying their mean."""
+    relative: float | None
+    """Of values, else None: root of their squared error over that of always saying their mean."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,14 @@ class HeadTally:
         """Of all batches; None without a head, or without a row."""
         if self.head is None or not self.rows:
             return None
-        variance = (self.squares - float(self.sums.square().sum()) / self.rows) / self.rows / max(1, len(self.sums))
         student, control = (
-            HeadFigures(
-                agreed / self.rows, divergence / self.rows, (divergence / self.rows / max(variance, 1e-30)) ** 0.5
-            )
+            HeadFigures(agreed / self.rows, divergence / self.rows, self._relative(divergence / self.rows))
             for agreed, divergence in zip(self.agreements, self.divergences, strict=True)
         )
         return HeadMeasurement(self.head.kind, self.head.best, self.head.unit, self.rows, student, control)
+
+    def _relative(self, squared_error: float) -> float | None:
+        if not len(self.sums):
+            return None
+        variance = (self.squares - float(self.sums.square().sum()) / self.rows) / self.rows / len(self.sums)
+        return math.sqrt(squared_error / max(variance, 1e-30))
