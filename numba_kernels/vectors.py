@@ -181,8 +181,8 @@ def folded(builder: Any, vector: Any, join: Any) -> Any:
 def store_sums(builder: Any, vectors: list[Any], out: Any) -> None:
     """The sum of each vector's lanes, as `sum_lanes` has it, to the numbers from `out` (a typed pointer) on.
 
-    Four are summed in the lanes of one vector, with a third of the instructions: of a dot product of 128 numbers the
-    sum of the lanes is the larger part.
+    Four are summed in the lanes of one vector, in 14 instructions for 32: of a dot product of 128 numbers the sum of
+    the lanes is as much as the multiplying.
     """
     # C: for (i = 0; i < count; i++) out[i] = sum_lanes(vectors[i]);
     start = 0
