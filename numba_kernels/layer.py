@@ -30,9 +30,10 @@ STREAMED_BYTES = 1 << 21
 # How much of a row that is new to the next token is asked for a token ahead: all of it, unless it is long. This
 # takes a fifth off the adding up at batch 1,024.
 AHEAD_BYTES = 4096
-# Tokens that go through all trees of a layer together: their x and y stay in the third-level cache, and they are
-# many enough to share what is read of the weights, all of which come anew for each block; more where trees are deep.
-BLOCK_BYTES = 3 << 20
+# Tokens that go through all trees of a layer together: their sums, and their x beside them, stay in a second-level
+# cache of 2 MB, and they are many enough to share what is read of the weights, all of which come anew for each
+# block; more where trees are deep. Four times as many take up to twice as long a token where the third level is slow.
+BLOCK_BYTES = 3 << 18
 ROWS_PER_SWEEP = 12
 
 
@@ -57,7 +58,7 @@ def forward_chunk(
     together = min(trees, max(1, ROWS_PER_SWEEP // levels))
     block = stop - start
     if trees > 1:
-        blocks = -(-block // max(BLOCK_BYTES // row, 2 * nodes))
+        blocks = -(-block // max(BLOCK_BYTES // (hidden * like_logits.itemsize), 2 * nodes))
         block = -(-block // blocks)
     # A sum that is added to is kept in float32 where y is narrower.
     narrow = like.itemsize == 2 and together < trees

@@ -11,7 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .vectors import BYTE, I32, I64, VECTOR_BYTES, BFloat, added, declare, row_loop, splat, sum_lanes
+from .vectors import BYTE, I32, I64, VECTOR_BYTES, BFloat, added, declare, row_loop, splat, store_sums
 
 __all__ = ["pair_dots"]
 
@@ -61,9 +61,7 @@ def pair_dots(cells: list[tuple[int, int]], rows: int, tokens: int) -> Any:
         start = [ir.Constant(SUMS, [0.0] * SUMS_COUNT)] * (len(cells) * RUNNING_SUMS)
         sums, _ = row_loop(builder, length, RUNNING_SUMS * NUMBERS, start, body)
         out = builder.inttoptr(out_at, ir.FloatType().as_pointer())
-        for cell in range(len(cells)):
-            total = sum_lanes(builder, added(builder, sums[2 * cell], sums[2 * cell + 1]))
-            builder.store(total, builder.gep(out, [ir.Constant(I64, cell)]))
+        store_sums(builder, [added(builder, *sums[2 * cell : 2 * cell + 2]) for cell in range(len(cells))], out)
         return context.get_dummy_value()
 
     return generate

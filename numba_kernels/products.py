@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from .compilation import kernel
 from .pair_products import pair_dots
 from .records import Rows
-from .vectors import BYTE, I64, Storage, added, fused, has_feature, row_loop, splat, sum_lanes
+from .vectors import BYTE, I64, Storage, added, fused, has_feature, row_loop, splat, store_sums
 
 __all__ = ["dots_1x1", "dots_1x4", "dots_3x2", "dots_4x1", "dots_pairwise_4", "weighted_sum"]
 
@@ -74,11 +74,11 @@ def _dots(cells: list[tuple[int, int]]) -> Any:
 
             start = [storage.zero()] * (len(cells) * RUNNING_SUMS)
             sums, _ = row_loop(builder, length, RUNNING_SUMS * storage.lanes, start, body)
-            out_pointer = builder.inttoptr(out_at, storage.scalar.as_pointer())
+            totals = []
             for cell in range(len(cells)):
                 a, b, c, d = sums[cell * RUNNING_SUMS : (cell + 1) * RUNNING_SUMS]
-                total = sum_lanes(builder, added(builder, added(builder, a, c), added(builder, b, d)))
-                builder.store(total, builder.gep(out_pointer, [ir.Constant(I64, cell)]))
+                totals.append(added(builder, added(builder, a, c), added(builder, b, d)))
+            store_sums(builder, totals, builder.inttoptr(out_at, storage.scalar.as_pointer()))
             return context.get_dummy_value()
 
         return signature, generate

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 __all__ = [
     "Storage", "added", "declare", "fence", "folded", "fused", "has_feature", "pointer_to", "prefetch", "row_loop",
-    "splat", "sum_lanes",
+    "splat", "store_sums", "sum_lanes",
 ]  # fmt: skip
 
 BYTE = ir.IntType(8)
@@ -176,6 +176,51 @@ def folded(builder: Any, vector: Any, join: Any) -> Any:
         vector = join(builder, low, high)
         undefined = ir.Constant(vector.type, ir.Undefined)
     return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
+def store_sums(builder: Any, vectors: list[Any], out: Any) -> None:
+    """The sum of each vector's lanes, as `sum_lanes` has it, to the numbers from `out` (a typed pointer) on.
+
+    Four are summed in the lanes of one vector, in 14 instructions for 32: of a dot product of 128 numbers the sum of
+    the lanes is as much as the multiplying.
+    """
+    # C: for (i = 0; i < count; i++) out[i] = sum_lanes(vectors[i]);
+    start = 0
+    while start < len(vectors):
+        count = next(count for count in (4, 2, 1) if start + count <= len(vectors))
+        total = _lanes_of_few(builder, vectors[start : start + count])
+        at = builder.bitcast(builder.gep(out, [ir.Constant(I64, start)]), total.type.as_pointer())
+        builder.store(total, at).align = 4
+        start += count
+
+
+def _lanes_of_few(builder: Any, vectors: list[Any]) -> Any:
+    """The sums of one, two or four vectors, as a vector of so many lanes."""
+    lanes = vectors[0].type.count
+    width = lanes
+    # Where each sum's lanes begin, of which `width` are left.
+    begins = [0]
+    while width > 1:
+        half = width // 2
+        if len(vectors) > 1:
+            low = [begin + i for begin in begins for i in range(half)]
+            low += [lanes + place for place in low]
+            vectors = [
+                added(builder, _chosen(builder, a, b, low), _chosen(builder, a, b, [place + half for place in low]))
+                for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+            ]
+            begins = list(range(0, lanes, half))
+        else:
+            high = list(range(lanes))
+            for begin in begins:
+                high[begin : begin + half] = range(begin + half, begin + width)
+            vectors = [added(builder, vectors[0], _chosen(builder, vectors[0], vectors[0], high))]
+        width = half
+    return _chosen(builder, vectors[0], vectors[0], begins)
+
+
+def _chosen(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(places)), places))
 
 
 def row_loop(
