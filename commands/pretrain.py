@@ -61,6 +61,14 @@ def pretrain(
         str | None,
         typer.Option(metavar="PATH", help="A ready tokenizer's folder or file; else one is trained on the corpus."),
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="Begin with the weights, the tokenizer and the model of this checkpoint of ours (folder or hub id).",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -116,6 +124,7 @@ def pretrain(
         "data.delimiter": delimiter,
         "data.header": False if no_header else None,
         "data.tokenizer": tokenizer,
+        "training.initial_checkpoint": from_,
         "training.steps": steps,
         "training.tokens": tokens,
         "training.budget": budget,

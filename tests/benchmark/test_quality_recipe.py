@@ -137,6 +137,11 @@ def test_every_shipped_recipe_is_valid_and_found_by_its_name() -> None:
         ("peak_learning_rate = 6e-3", "peak_rate = 6e-3", "recipe.toml:12: unknown key training.peak_rate; "),
         ("peak_learning_rate = 6e-3", "steps = 3", "recipe.toml:9: variant fast changes training.steps; all variants"),
         ("peak_learning_rate = 6e-3", "mlm_probability = 0.2", "recipe.toml:9: variant fast changes training.mlm_prob"),
+        (
+            "peak_learning_rate = 6e-3",
+            "initial_checkpoint = 'run'",
+            "recipe.toml:9: training.initial_checkpoint = 'run': the variants of a recipe begin with random weights",
+        ),
         ("trees = 4", "vocab_size = 4", "recipe.toml:13: variant wide:trees changes model.vocab_size; all variants"),
         ("batch_size = 8", "budget = '5m'", "recipe.toml:8: training.budget: a recipe gives quality.tokens instead"),
         ("batch_size = 8", "seed = 5", "recipe.toml:8: training.seed: a recipe gives quality.seeds instead"),

@@ -32,6 +32,7 @@ from .computed_on import ComputedOn
 from .fit import Run, fit
 from .held_out import HeldOut
 from .html_report import REPORT_FILE
+from .initial_checkpoint import initial_model
 from .loggers import open_loggers, require_loggers
 from .loss_curve import LOSS_CURVE_FILE, can_plot, require_plot
 from .mask_examples import example_sentences, fill_examples
@@ -175,8 +176,11 @@ def _build_model(plan: RunPlan, tokenizer: Tokenizer, device: torch.device) -> U
             raise CheckpointError(f"{plan.folder}: config.json is not the one this run has written")
     else:
         torch.manual_seed(training.seed)
-        model = UltraFastBertForMaskedLM(config)
-        if training.level_updates:
+        if training.initial_checkpoint:
+            model = initial_model(training.initial_checkpoint, config, tokenizer)
+        else:
+            model = UltraFastBertForMaskedLM(config)
+        if training.level_updates and not training.initial_checkpoint:
             begin_equal(model)
     set_dropout(model, training.dropout)
     model.to(device).train()

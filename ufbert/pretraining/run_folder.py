@@ -13,6 +13,7 @@ from ufbert.errors import CheckpointError, ConfigError, OutputError
 from ufbert.settings.toml import Settings, differences, load_settings, settings_from_dict
 from ufbert.system.atomic import check_new
 
+from .initial_checkpoint import with_initial_checkpoint
 from .state import STATE_FILE, TrainingState, read_state
 
 __all__ = ["SETTINGS_FILE", "RunPlan", "look_at_run", "plan_run"]
@@ -63,7 +64,7 @@ def plan_run(
     `ConfigError` for settings that cannot be, or differ from those of the run to resume.
     """
     if not resume:
-        settings = load_settings(config, overrides, options=options, preset=preset)
+        settings = with_initial_checkpoint(load_settings(config, overrides, options=options, preset=preset), overrides)
         chosen = _free_folder() if folder is None else folder
         if (chosen / STATE_FILE).is_file():
             raise OutputError(f"{chosen}: holds a run already; continue it with --resume, or choose another --out")

@@ -16,8 +16,10 @@ __all__ = ["run_config", "run_masking"]
 
 def run_config(settings: Settings, tokenizer: Tokenizer) -> UltraFastBertConfig:
     """The config that is saved: its vocabulary is the tokenizer's, its dropout is for finetuning."""
+    entries = max(tokenizer.get_vocab().values()) + 1
     return settings.model.replace(
-        vocab_size=max(tokenizer.get_vocab().values()) + 1,
+        # A model that is trained on keeps its embeddings, of which some have no entry.
+        vocab_size=settings.model.vocab_size if settings.training.initial_checkpoint else entries,
         pad_token_id=special_token_id(tokenizer, "pad"),
         architectures=(UltraFastBertForMaskedLM.__name__,),
     )

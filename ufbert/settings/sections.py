@@ -120,6 +120,9 @@ class DataSettings:
 class TrainingSettings:
     """The pretraining recipe. Exactly one of `steps`, `tokens` and `budget` says when it ends."""
 
+    initial_checkpoint: str = ""
+    """Folder or hub id of a checkpoint of ours, whose weights, tokenizer and model the run begins with; empty begins
+    with random weights."""
     steps: int = 0
     """Optimiser steps of the run; 0 leaves the end to `tokens` or `budget`."""
     tokens: int = 0

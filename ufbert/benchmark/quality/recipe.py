@@ -256,6 +256,11 @@ def _variant(
 
     own_layers = [({"model": form.model}, of_form), ({"model": own}, of_table), (sections, of_sections)]
     settings = _settings([*layers, *own_layers])
+    if settings.training.initial_checkpoint:
+        raise ConfigError(
+            f"{place}: training.initial_checkpoint = {settings.training.initial_checkpoint!r}: "
+            "the variants of a recipe begin with random weights; leave it out"
+        )
     for changed in differences(base, settings):
         if changed.startswith(SHARED):
             raise ConfigError(
