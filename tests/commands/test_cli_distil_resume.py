@@ -186,7 +186,9 @@ def test_what_is_not_the_same_conversion_is_refused_in_one_line(
     before = {file.name: file.read_bytes() for file in kept.iterdir()}
     cases: dict[tuple[str | Path, ...], str] = {
         (dense, *options): "holds an interrupted conversion; continue it with the same command and --resume, or delete",
-        (dense, *options, "--resume", "--trees", "4"): "was made with trees 3, not 4; give the same again, or delete",
+        (dense, *options, "--resume", "--trees", "4"): (
+            "was made with options --trees 3 --depth 2, not --trees 4 --depth 2; give the same again, or delete"
+        ),
         (dense, *options, "--resume", "--seed", "4"): "was made with seed 0, not 4; give the same again",
         (tmp_path / "other", *options, "--resume"): f"was made from another source, {dense}; give that again",
         (dense, *OPTIONS, "--corpus", str(other), "--resume"): f"was made from another corpus, {corpus}; give that",
