@@ -318,7 +318,7 @@ def test_no_gpu_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_plot_asked_for_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("ufbert.pretraining.loss_curve.can_plot", lambda: False)
+    monkeypatch.setattr("ufbert.training.figures.can_plot", lambda: False)
     monkeypatch.setattr("ufbert.pretraining.run.can_plot", lambda: False)
     assert run("--config", "tiny.toml", "--steps", "1", "--plot") == 1
     assert error_of(capfd) == (
