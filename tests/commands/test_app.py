@@ -128,7 +128,7 @@ def test_a_command_for_one_process_says_so_under_torchrun(
 def test_the_command_line_is_given_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["convert", "a b", "--trees=2", "out dir", "--depth", "1", "--corpus", "Austen, Jane.txt"]
     shown: list[str] = []
-    monkeypatch.setattr("ufbert.conversion.convert_checkpoint", lambda request: shown.append(request.command))
+    monkeypatch.setattr("ufbert.conversion.convert_checkpoint", lambda request, *_: shown.append(request.command))
     monkeypatch.setattr(sys, "argv", ["ufbert", "--debug", *words])
     with pytest.raises(SystemExit) as end:
         frame.main()
