@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,17 @@ def test_dropped_layers_are_trained_from_the_others_as_they_are(
     said = distilled(capsys, dense, tmp_path / "out", corpus, "--drop-layers", "1,3", "--steps", "25")
     assert float(cells(said, "mean cosine of embeddings")[2]) > control
     assert "without its layers 1, 3, whose work the others" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_trees_of_a_model_that_lacks_layers_keep_the_originals_numbers(
+    dense: Path, corpus: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    trees = tmp_path / "trees"
+    distilled(capsys, dense, trees, corpus, "--trees", "2", "--depth", "2", "--layers", "2-3", *STILL)
+    distilled(capsys, trees, tmp_path / "fewer", corpus, "--drop-layers", "0,2", *STILL)
+    card = (tmp_path / "fewer" / "README.md").read_text()
+    health = card.partition("## Tree health")[2].partition("## Expected speed")[0]
+    assert re.findall(r"^\| (\d) \|", health, re.MULTILINE) == ["3"]
 
 
 def test_routing_at_random_is_said_and_placed(dense: Path, corpus: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -141,7 +141,8 @@ def measure(
         errors["student"],
         errors["control"],
         counts,
-        recorder.health(),
+        # Under the original's numbers, as everything else about a student that lacks layers.
+        [{**layer, "layer": plan.kept[layer["layer"]]} for layer in recorder.health()],
         plan,
         tally.measurement(),
     )
