@@ -32,7 +32,7 @@ LANES = 16
 
 # The storage of x, w_in, w_out and y, and that of biases and logits, as empty arrays: a compiled kernel takes its
 # types from them.
-STORAGES = {
+STORAGES: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {
     "float32": (np.empty(0, np.float32), np.empty(0, np.float32)),
     "float64": (np.empty(0, np.float64), np.empty(0, np.float64)),
     "bfloat16": (np.empty(0, np.uint16), np.empty(0, np.float32)),

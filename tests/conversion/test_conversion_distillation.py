@@ -12,8 +12,9 @@ from ufbert import FFF, UltraFastBertConfig
 from ufbert.cmm.reference import paths
 from ufbert.conversion.distillation.layer_inputs import LayerSample
 from ufbert.conversion.distillation.layer_regression import relative_error
+from ufbert.conversion.distillation.path_passes import StraightThroughByPasses, path_mask
 from ufbert.conversion.distillation.shared_neurons import choose_shared
-from ufbert.conversion.distillation.straight_through import TEMPERATURE, StraightThroughFFF, path_mask
+from ufbert.conversion.distillation.straight_through import TEMPERATURE, StraightThroughByKernels, StraightThroughFFF
 from ufbert.conversion.distillation.tree_initialization import initialize_trees, place_neurons, solve_output_weights
 from ufbert.model.encoder import DenseFeedforward, Layer
 from ufbert.model.fff import masked_dense_fff
@@ -54,6 +55,30 @@ def test_straight_through_equals_its_definition(trees: int, depth: int) -> None:
     with torch.no_grad():
         hard = masked_dense_fff(x, layer.w_in, layer.b_in, layer.w_out) + layer.b_out
         torch.testing.assert_close(layer(x), hard, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("trees", "depth"), [(1, 6), (5, 3), (12, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_kernels_and_passes_train_alike(trees: int, depth: int, dtype: torch.dtype) -> None:
+    """What trains on the CPU and what trains on a GPU, from the same logits."""
+    layer = straight_through(trees, depth).double()
+    x, target = (torch.randn(150, HIDDEN, dtype=torch.float64) for _ in range(2))  # of more than one chunk
+    # Numbers that the product rounds nowhere, so that both take the same decisions.
+    rounded = [(t.detach() * 8).round() / 8 for t in (x, layer.w_in, layer.b_in, layer.w_out, target)]
+    results = []
+    for function in (StraightThroughByKernels, StraightThroughByPasses):
+        operands = [t.to(dtype).requires_grad_() for t in rounded[:4]]
+        y = function.apply(*operands, TEMPERATURE)  # type: ignore[no-untyped-call]
+        results.append([y, *torch.autograd.grad((y * rounded[4].to(dtype)).sum(), operands)])
+    for got, wanted in zip(*results, strict=True):
+        scale = float(wanted.detach().abs().max())
+        tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+        torch.testing.assert_close(got, wanted, atol=tolerance * scale, rtol=0.0)
+    y = layer(x)
+    gradient = torch.autograd.grad((y * target).sum(), layer.w_in)[0]
+    visited = paths(torch.einsum("th,pnh->tpn", x, layer.w_in) + layer.b_in)
+    never = torch.ones_like(layer.b_in).scatter(1, visited.transpose(0, 1).flatten(1), 0.0).bool()
+    assert not gradient[never].any()
 
 
 def test_path_mask_marks_the_visited_nodes() -> None:

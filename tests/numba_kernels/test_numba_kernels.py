@@ -191,3 +191,10 @@ def test_wrong_arrays_are_refused_by_name() -> None:
         numba_kernels.forward(x, w_in, b_in, w_out.astype(np.float64))
     with pytest.raises(ValueError, match="no contiguous array of whole trees"):
         numba_kernels.keep_paths(np.zeros((2, 1, 4), np.float32), None, None)
+    with pytest.raises(ValueError, match=r"logits \(2, 8\) is no contiguous array of 2 whole trees"):
+        numba_kernels.path_activations("float32", np.zeros((2, 8), np.float32), 2)
+    logits = np.zeros((2, 6), np.float32)
+    with pytest.raises(TypeError, match="gains is float64; float32 is stored as float32"):
+        numba_kernels.branch_gradients("float32", logits, logits.astype(np.float64), 2, 0.3)
+    with pytest.raises(ValueError, match=r"gains \(1, 6\) do not match logits \(2, 6\)"):
+        numba_kernels.branch_gradients("float32", logits, logits[:1], 2, 0.3)

@@ -19,6 +19,7 @@ from ufbert.errors import DataError
 from ufbert.model.heads import UltraFastBertForSequenceClassification
 from ufbert.reporting import note
 from ufbert.settings.sections import FinetuningSettings
+from ufbert.system.allocation import keep_freed_memory
 from ufbert.system.atomic import write_file
 from ufbert.system.devices import choose_device, choose_precision
 from ufbert.text.files import expand_paths, file_format, read_rows
@@ -147,6 +148,8 @@ def write_predictions(
     model = UltraFastBertForSequenceClassification.from_pretrained(model_folder)
     tokenizer = load_tokenizer(model_folder)
     device = choose_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dtype = choose_precision(settings.precision, device)
     model.to(device)
     limit = min(settings.max_length, model.config.max_position_embeddings)

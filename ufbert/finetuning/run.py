@@ -17,6 +17,7 @@ import torch
 
 from ufbert.checkpoint.folder import locate_checkpoint
 from ufbert.model.pretrained import read_config
+from ufbert.system.allocation import keep_freed_memory
 from ufbert.system.atomic import check_new
 from ufbert.system.devices import choose_device
 
@@ -62,6 +63,8 @@ def finetune(request: FinetuningRequest) -> FinetuningResult:
     config = read_config(folder)
     tokenizer = matching_tokenizer(folder, request.tokenizer, config.vocab_size)
     device = choose_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     tests = []
     if request.predict is not None:
         assert request.data.task is not None

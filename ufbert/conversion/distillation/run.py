@@ -15,6 +15,7 @@ from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.pretrained import PretrainedModel
 from ufbert.reporting import note
 from ufbert.settings.distillation import DistillationSettings
+from ufbert.system.allocation import keep_freed_memory
 from ufbert.system.devices import choose_device, choose_precision
 from ufbert.system.interruption import Interruption
 from ufbert.text.corpus_sources import corpus_name
@@ -90,6 +91,8 @@ def distil(
     partial = partial or PartialConversion()
     config = loaded.model.config
     device = choose_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     precision = choose_precision("auto", device)
     partial.claim("source", loaded.name, model_fingerprint(loaded))
     layers = plan.converted

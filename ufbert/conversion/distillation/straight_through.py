@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from ufbert import numba_kernels
 from ufbert.model.fff import FFF
 
-__all__ = ["StraightThroughFFF", "path_mask"]
+from .path_passes import StraightThroughByPasses
+
+__all__ = ["StraightThroughFFF"]
 
 # In units of the logits. 0.1 to 1 train equally well on all-MiniLM-L6-v2's layers.
 TEMPERATURE = 0.3
@@ -33,77 +37,61 @@ class StraightThroughFFF(FFF):
         if not torch.is_grad_enabled() or self.depth == 0 or self.trees * self.nodes > MAXIMUM_NEURONS:
             return super().walk(x)
         flat = x.reshape(-1, self.hidden_size)
-        y: torch.Tensor = _StraightThrough.apply(flat, self.w_in, self.b_in, self.w_out)  # type: ignore[no-untyped-call]
+        function = StraightThroughByKernels if flat.device.type == "cpu" else StraightThroughByPasses
+        y: torch.Tensor = function.apply(flat, self.w_in, self.b_in, self.w_out, TEMPERATURE)  # type: ignore[no-untyped-call]
         y = y.reshape(x.shape)
         return y if self.b_out is None else y + self.b_out
 
 
-def path_mask(logits: torch.Tensor) -> torch.Tensor:
-    """logits of all nodes (tokens, N, P) -> True at the visited ones, same shape."""
-    tokens, nodes, trees = logits.shape
-    right = logits > 0
-    mask = torch.empty_like(right)
-    mask[:, 0] = True
-    for first in _level_starts(nodes):  # the children of a level stand side by side, left before right
-        here, goes_right = mask[:, first : 2 * first + 1], right[:, first : 2 * first + 1]
-        children = mask[:, 2 * first + 1 : 4 * first + 3].view(tokens, -1, 2, trees)
-        torch.logical_and(here, goes_right, out=children[:, :, 1])
-        torch.bitwise_xor(here, children[:, :, 1], out=children[:, :, 0])
-    return mask
+class StraightThroughByKernels(torch.autograd.Function):
+    """Of x (tokens, H), w_in and w_out (P, N, H), b_in (P, N) and the sigmoid's temperature; y is (tokens, H).
 
+    Products by torch, in the type of the autocast. What lies between them, which needs few of the neurons, by our own
+    kernels: as passes of torch over all neurons it takes three times as long as the products.
+    """
 
-def _level_starts(nodes: int) -> list[int]:
-    """The first node of every level but the last."""
-    return [(1 << level) - 1 for level in range(nodes.bit_length() - 1)]
-
-
-def _by_level(weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(P, N, H) -> (N * P, H): the nodes of a level lie together, which makes the passes below contiguous."""
-    return weights.to(dtype).transpose(0, 1).flatten(0, 1)
-
-
-class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, w_in: torch.Tensor, b_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        w_in: torch.Tensor,
+        b_in: torch.Tensor,
+        w_out: torch.Tensor,
+        temperature: float,
+    ) -> torch.Tensor:
         trees, nodes, _ = w_in.shape
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        with torch.autocast(device, enabled=False):
-            inputs, rows_in, rows_out = x.to(dtype), _by_level(w_in, dtype), _by_level(w_out, dtype)
-            logits = F.linear(inputs, rows_in, b_in.to(dtype).T.flatten()).view(-1, nodes, trees)
-            mask = path_mask(logits)
-            activations = F.gelu(logits)
-            visited = (activations * mask).flatten(1)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        with torch.autocast("cpu", enabled=False):
+            inputs, rows_in, rows_out = x.to(dtype), w_in.to(dtype).flatten(0, 1), w_out.to(dtype).flatten(0, 1)
+            logits = F.linear(inputs, rows_in, b_in.to(dtype).flatten())  # (tokens, P * N)
+            arrays = str(dtype).removeprefix("torch."), _stored(logits), trees
+            activations = numba_kernels.path_activations(*arrays, threads=torch.get_num_threads())
+            visited = torch.from_numpy(activations).view(dtype)
             y = visited @ rows_out
-        ctx.save_for_backward(inputs, rows_in, rows_out, logits, activations, mask, visited)
+        ctx.save_for_backward(inputs, rows_in, rows_out, logits, visited)
+        ctx.shape, ctx.temperature = (trees, nodes), temperature
         ctx.dtypes = (x.dtype, w_in.dtype, w_out.dtype)
         return y.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x, rows_in, rows_out, logits, activations, mask, visited = ctx.saved_tensors
-        tokens, nodes, trees = logits.shape
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, rows_in, rows_out, logits, visited = ctx.saved_tensors
         g = gradients[0].to(x.dtype)
-        gain = (g @ rows_out.T).view(tokens, nodes, trees)  # of every neuron, were it visited
-        below = gain * activations  # becomes the sum over the walk that starts at the node
-        grad_logits = torch.ops.aten.gelu_backward(gain, logits)
-        for first in reversed(_level_starts(nodes)):
-            left, right = below[:, 2 * first + 1 : 4 * first + 3].view(tokens, -1, 2, trees).unbind(2)
-            here = logits[:, first : 2 * first + 1]
-            other = right - left
-            soft = torch.sigmoid(here * (1.0 / TEMPERATURE))
-            slope = torch.ops.aten.sigmoid_backward(other, soft)
-            grad_logits[:, first : 2 * first + 1].add_(slope, alpha=1.0 / TEMPERATURE)
-            below[:, first : 2 * first + 1].add_(torch.addcmul(left, other, (here > 0).to(left.dtype)))
-        flat = grad_logits.mul_(mask).flatten(1)
+        flat = g @ rows_out.T  # of every neuron, were it visited
+        trees, nodes = ctx.shape
+        arrays = str(x.dtype).removeprefix("torch."), _stored(logits), _stored(flat), trees
+        numba_kernels.branch_gradients(*arrays, ctx.temperature, threads=torch.get_num_threads())
         x_dtype, in_dtype, out_dtype = ctx.dtypes
-
-        def by_tree(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-            return rows.to(dtype).view(nodes, trees, -1).transpose(0, 1).contiguous()
-
         return (
             (flat @ rows_in).to(x_dtype),
-            by_tree(flat.T @ x, in_dtype),
-            flat.sum(0, dtype=in_dtype).view(nodes, trees).T.contiguous(),
-            by_tree(visited.T @ g, out_dtype),
+            (flat.T @ x).to(in_dtype).view(trees, nodes, -1),
+            (flat.new_ones(1, len(flat)) @ flat).to(in_dtype).view(trees, nodes),
+            (visited.T @ g).to(out_dtype).view(trees, nodes, -1),
+            None,
         )
+
+
+def _stored(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """As the kernels take it: bfloat16 as its bits."""
+    bits = tensor.detach().view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor.detach()
+    return bits.numpy()

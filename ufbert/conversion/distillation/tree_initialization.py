@@ -24,10 +24,10 @@ from ufbert.cmm.tree import node_count
 from ufbert.model.encoder import DenseFeedforward
 from ufbert.model.fff import FFF
 
+from .path_passes import path_mask
 from .random_placement import place_at_random
 from .ridge import MAXIMUM_UNKNOWNS, ridge_towards
 from .shared_neurons import choose_shared, regress_on
-from .straight_through import path_mask
 
 __all__ = ["initialize_trees", "place_neurons", "solve_output_weights"]
 
