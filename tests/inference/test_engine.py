@@ -120,6 +120,20 @@ def test_a_texts_states_do_not_depend_on_its_batch(tiny_config: UltraFastBertCon
             assert torch.equal(together[row, :length], alone[0])
 
 
+def test_batches_of_many_sizes_take_few_numbers_of_rows(tiny_config: UltraFastBertConfig) -> None:
+    """Each number of rows costs oneDNN a compilation of every product."""
+    encoder = packed(make(tiny_config), "float32")
+    computed: list[int] = []
+    encoder.layers[0].register_forward_pre_hook(lambda layer, given: computed.append(len(given[0])))
+    sizes = range(257, 512, 3)
+    with torch.inference_mode():
+        for size in sizes:
+            states = encoder.encode(torch.ones((size, 1), dtype=torch.int64))
+            assert states.shape[0] == size
+    assert all(size <= rows <= size * 17 / 16 for size, rows in zip(sizes, computed, strict=True))
+    assert len(set(computed)) <= 16
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("variant", ["crammed", "bert", "dense", "mixed", "mixed-post", "mixed-gated"])
 def test_reduced_precision_stays_close(tiny_config: UltraFastBertConfig, precision: str, variant: str) -> None:

@@ -65,7 +65,7 @@ class PackedAttention(nn.Module):
         self.window = window
 
     def forward(self, x: torch.Tensor, groups: list[Group], residual: torch.Tensor) -> torch.Tensor:
-        """x and residual (total, H) -> residual + attention(x)."""
+        """x and residual (rows, H) -> residual + attention(x); of rows behind those of `groups` something finite."""
         qkv = self.qkv(x)  # (total, H + 2 key-value heads * size)
         parts = []
         start = 0
@@ -79,6 +79,8 @@ class PackedAttention(nn.Module):
                 context = self._attend_nearby(*heads, bias, self.window)
             parts.append(join_heads(context, length))
             start += texts * length
+        if start < len(x):
+            parts.append(x.new_zeros((len(x) - start, x.shape[1])))
         context = parts[0] if len(parts) == 1 else torch.cat(parts)
         result: torch.Tensor = self.output(context, residual)
         return result

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ufbert.errors import DataError
@@ -23,6 +24,15 @@ from .feedforward import MakeLinear, PackedFeedforward, PackedTrees, pack_feedfo
 from .linear import Int8Linear
 
 __all__ = ["PackedEncoder", "PackedFeedforward", "PackedTrees"]
+
+
+def _rounded_up(rows: int) -> int:
+    """`rows`, or up to a sixteenth more: the rows that are computed, so that batches seldom differ in their number.
+
+    oneDNN compiles each product anew for each number of rows, which takes milliseconds in bfloat16.
+    """
+    step = 1 << max(0, rows.bit_length() - 5)
+    return -(-rows // step) * step
 
 
 class PackedLayer(nn.Module):
@@ -58,7 +68,7 @@ class PackedLayer(nn.Module):
             self.feedforward = pack_feedforward(layer.feedforward, activation, dtype, make)
 
     def forward(self, x: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """x (total, H) -> (total, H); x itself may be overwritten."""
+        """x (rows, H) -> (rows, H); x itself may be overwritten. Rows behind those of `groups` are no tokens."""
         if self.pre_norm:
             x = self.attention(self.attention_norm(x), groups, x)
         else:
@@ -111,9 +121,11 @@ class PackedEncoder(nn.Module):
         lengths = [longest] * batch if attention_mask is None else attention_mask.sum(1).tolist()
         groups = [self._group(len(list(run)), length) for length, run in itertools.groupby(lengths) if length]
         x = self._embed(input_ids, token_type_ids, lengths)
+        total = len(x)
+        x = F.pad(x, (0, 0, 0, _rounded_up(total) - total))
         for layer in self.layers:
             x = layer(x, groups)
-        x = (x if self.final_norm is None else self.final_norm(x)).float()
+        x = (x if self.final_norm is None else self.final_norm(x)).float()[:total]
         if attention_mask is None or min(lengths) == longest:
             return x.view(batch, longest, -1)
         padded = x.new_zeros((batch, longest, x.shape[1]))
