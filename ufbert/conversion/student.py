@@ -140,9 +140,10 @@ def _automatic(
         raise ConfigError(f"{option} chooses the shape of each layer itself; give it without {', '.join(beside)}")
     if keep is None and times is None:
         raise ConfigError("--shape auto must know what to choose for: give --keep 0.97, --speed 2x or both")
-    given = [f"--shape {AUTO}"] if shape else []
+    # The same however it was written, as a resumed conversion must have the same.
+    given = [f"--shape {AUTO}"] if times is None else []
     given += [] if keep is None else [f"--keep {keep:g}"]
-    given += [] if speed is None else [f"--speed {speed}"]
+    given += [] if times is None else [f"--speed {times:g}x"]
     chosen = () if layers is None else parse_layers("--layers", layers)
     return StudentRequest(" ".join(given), layers=chosen, keep=keep, speed=times)
 

@@ -15,6 +15,7 @@ from ufbert.conversion.distillation.texts import Batcher, Texts
 from ufbert.conversion.student import StudentRequest
 from ufbert.errors import ConfigError, DataError
 from ufbert.model.encoder import UltraFastBertModel
+from ufbert.reporting import note
 from ufbert.settings.distillation import DistillationSettings
 
 from .candidates import candidate_shapes
@@ -78,6 +79,8 @@ def choose_shapes(
     sample = record(teacher, layers, batcher, texts.train, held_out, settings.seed, RECORDING_SHARE * whole)
     until = end if request.keep is None else begun + SHARE_BEFORE_QUALITY * whole
     fits = fit_all(teacher, candidates, times, sample, until, stages, keeps_layers=request.keep is not None)
+    if skipped := [shape for shape in times.shapes if any(shape in layer.skipped for layer in fits.layers)]:
+        note(f"warning: no time to fit every layer by {', '.join(skipped)}; a longer --budget gives more")
     quality: ExpectedQuality | None = None
     if request.keep is not None:
         # As many texts as can be measured often enough in what is left of the share.

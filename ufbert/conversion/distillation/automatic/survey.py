@@ -81,20 +81,16 @@ class Survey:
         return estimate(self.before, self.before) / max(1e-9, estimate(self.before, self.after))
 
     @property
-    def skipped(self) -> list[str]:
-        """Shapes that were left out in one layer or more for want of time."""
-        return [shape for shape in self.times.shapes if any(shape in layer.skipped for layer in self.layers)]
-
-    @property
     def explanation(self) -> str:
         """What the numbers of the table are."""
         times = self.times
         return (
             "Squared relative error of one layer alone behind its norm, fitted in closed form to "
             f"{self.tokens[0]:,} tokens and measured on {self.tokens[1]:,} held-out ones: 0 exact, 1 its mean output; "
-            "slow: no faster than the original, no time: not fitted; * chosen. us: microseconds a token of the layer with "
-            f"its norm, in {times.precision}, {times.tokens:,} tokens a call ({times.machine}); the original's whole encoder takes {times.whole:.4g}, and "
-            f"{times.estimate(self.before, self.after):.4g} is estimated of the student's."
+            "slow: no faster than the original, no time: not fitted; * chosen. us: microseconds a token of the layer "
+            f"with its norm, in {times.precision}, {times.tokens:,} tokens a call ({times.machine}); the original's "
+            f"whole encoder takes {times.whole:.4g}, and {times.estimate(self.before, self.after):.4g} is estimated of "
+            "the student's."
         )
 
     def columns(self) -> list[str]:
@@ -137,7 +133,4 @@ def show_survey(survey: Survey) -> None:
             table.add_row(*(row[i] for i in shown))
         console().print(table)
     note(survey.explanation)
-    if survey.skipped:
-        skipped = ", ".join(survey.skipped)
-        note(f"warning: no time to fit every shape to every layer ({skipped}); a longer --budget has it")
     note(survey.binds)
