@@ -17,6 +17,7 @@ from ufbert.benchmark.models import feedforward_shapes
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.conversion.distillation import layer_regression, partial, run
 from ufbert.conversion.distillation.automatic import measuring
+from ufbert.conversion.distillation.automatic import run as automatic
 from ufbert.model.pretrained import read_config
 
 Capture = pytest.CaptureFixture[str]
@@ -219,6 +220,20 @@ def test_plain_values_have_no_agreement_to_keep(dense: Path, corpus: Path, tmp_p
     assert said.startswith("error: --keep 0.8: the model's scores are plain values, which are never the same; give ")
     code, said = convert(capsys, tmp_path / "model", tmp_path / "out", corpus, "--speed", "2")
     assert code == 0, said
+
+
+def test_without_time_for_more_no_feedforward_layer_is_what_there_is(
+    dense: Path, corpus: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automatic, "SURVEY_SHARE", 1e-9)
+    text = ("--corpus", str(corpus), "--text-column", "body", "--device", "cpu", "--budget", "1s")
+    code, said = run_convert(capsys, dense, tmp_path / "out", *text, "--speed", "1.2", "--keep", "0.2")
+    assert code == 0, said
+    shapes = "dense:16, dense:32, 1x5, 1x5+16, 2x4"
+    assert f"warning: no time to fit every layer by {shapes}; a longer --budget gives more" in said
+    assert sorted(chosen(tmp_path / "out")) == ["dense:64", "dense:64", "none"]
+    table = rows(tmp_path / "out")
+    assert all(table[shape][1:] == ["no time"] * 3 for shape in shapes.split(", "))
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
