@@ -24,6 +24,7 @@ from .beside_original import CPU, INPUTS, encoder_runner, text_batch
 __all__ = ["time_shapes"]
 
 TOKENS = 1024  # of a call
+LONGEST_SAMPLE = 0.05  # seconds
 WHOLE = "whole"
 
 
@@ -52,6 +53,10 @@ def time_shapes(
         clock = Clock(CPU)
         for contestant in contestants:
             calibrate(contestant, clock)
+            # Whoever else runs here interrupts long samples more surely than short ones, and would seem to slow the
+            # whole alone: so the layers' are about as long.
+            lasting = min(contestants[0].seconds_per_call, LONGEST_SAMPLE) / contestant.seconds_per_call
+            contestant.calls_per_sample = max(contestant.calls_per_sample, round(lasting))
         before = cpu_times()
         race(contestants, clock, seconds)
         others = busy(foreign_share(before, cpu_times()))

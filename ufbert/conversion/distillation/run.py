@@ -114,8 +114,9 @@ def distil(
         teacher, pooling, head = encoder_of(original), loaded.model.embedder.pooling, head_of(task, original, loaded)
         if request.automatic:
             survey = choose_shapes(
-                request, layers, teacher, batcher, texts, pooling, head, settings, partial, stages, time_shapes
-            )
+                request, layers, encoder_of(loaded.model), teacher, batcher, texts, pooling, head, settings, partial,
+                stages, time_shapes,
+            )  # fmt: skip
             request = replace(request, shapes=survey.shapes)
         plan = plan_student(loaded, request)
         layers = plan.converted

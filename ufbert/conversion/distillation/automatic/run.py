@@ -38,6 +38,7 @@ MEASUREMENTS_OF_QUALITY = 9  # the original's own outputs, and 7 to bisect a wal
 def choose_shapes(
     request: StudentRequest,
     layers: Sequence[int],
+    original: UltraFastBertModel,
     teacher: UltraFastBertModel,
     batcher: Batcher,
     texts: Texts,
@@ -49,6 +50,8 @@ def choose_shapes(
     time_shapes: ShapeTimer | None,
 ) -> Survey:
     """The shapes that `request` wishes for, of `layers` of the teacher; shown, and kept in `partial`.
+
+    `teacher` is a copy of `original`, which is timed, on the device of the distillation.
 
     What an interrupted conversion has chosen stays chosen. Raises `ConfigError` where no shapes fulfil the wish, and
     for a `head` whose answers are never the same.
@@ -71,7 +74,7 @@ def choose_shapes(
     distinct = dict.fromkeys((*config.layer_shapes, *(shape for shapes in candidates.values() for shape in shapes)))
     stages.show(0.0, "timing layers")
     seconds = TIMING_SECONDS if settings.seconds is None else min(TIMING_SECONDS, TIMING_SHARE * settings.seconds)
-    times = time_shapes(teacher, list(distinct), ids, seconds)
+    times = time_shapes(original, list(distinct), ids, seconds)
     before = [str(shape) for shape in config.layer_shapes]
     wish = Wish(request, times, before, layers)
     whole = math.inf if settings.seconds is None else SURVEY_SHARE * settings.seconds
