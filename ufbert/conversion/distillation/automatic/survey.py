@@ -17,7 +17,7 @@ __all__ = ["HEADING", "LayerSurvey", "Survey", "show_survey"]
 
 HEADING = "How the shapes were chosen"
 # Of a table on stderr, so that it fits into 80 columns.
-LAYERS_OF_A_TABLE = 6
+LAYERS_OF_A_TABLE = 5
 
 
 @dataclass(frozen=True)
