@@ -57,11 +57,7 @@ class ClosingReport:
             for precision, theirs, ours, times in self.speed.rows():
                 figures[f"speed in {precision}, {self.speed.machine}"] = f"{ours}; original {theirs}: {times} as fast"
         if self.survey is not None:
-            figures |= self.survey.figures()
-            if self.survey.keep is not None:
-                figures[f"{self.survey.quality}, asked for with --keep"] = (
-                    f"{self.survey.keep:g}; reached {self.measurement.kept:.4f}"
-                )
+            figures |= self.survey.figures(self.measurement.kept)
         figures["time of the distillation"] = f"{duration(self.seconds)}, {self.steps:,} end-to-end steps"
         return figures
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ufbert.model.shapes import FeedforwardShape, parse_shape
 from ufbert.reporting import console, note
+from ufbert.training.display import duration
 
 from .times import MeasuredTimes
 
@@ -67,7 +68,7 @@ class Survey:
     tokens: tuple[int, int]
     """Of the text to fit on, and held out."""
     seconds: float
-    """That it took."""
+    """That the survey took."""
 
     @property
     def shapes(self) -> tuple[FeedforwardShape, ...]:
@@ -90,7 +91,7 @@ class Survey:
             "slow: no faster than the original, no time: not fitted; * chosen. us: microseconds a token of the layer "
             f"with its norm, in {times.precision}, {times.tokens:,} tokens a call ({times.machine}); the original's "
             f"whole encoder takes {times.whole:.4g}, and {times.estimate(self.before, self.after):.4g} is estimated of "
-            "the student's."
+            f"the student's. All that took {duration(self.seconds)}."
         )
 
     def columns(self) -> list[str]:
@@ -102,11 +103,15 @@ class Survey:
         shapes = sorted(self.times.shapes.items(), key=lambda item: -item[1])
         return [[shape, f"{us:.3g}", *(layer.cell(shape) for layer in self.layers)] for shape, us in shapes]
 
-    def figures(self) -> dict[str, str]:
-        """For the model card: what was asked for, and what the choice promised."""
-        figures = {"shapes chosen, as estimated before training": self.binds}
+    def figures(self, kept: float) -> dict[str, str]:
+        """For the model card: what was asked for, and what came of it; `kept` is the trained student's quality."""
+        figures = {"the choice of the shapes": self.binds}
         if self.speed is not None:
             figures["speed asked for"] = f"{self.speed:g} times the original's; estimated {self.times_as_fast:.2f}"
+        if self.keep is not None:
+            figures[f"{self.quality}, asked for with --keep"] = (
+                f"{self.keep:g}; expected {self.expected:.4f} before training, reached {kept:.4f}"
+            )
         return figures
 
     def to_dict(self) -> dict[str, Any]:
