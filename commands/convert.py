@@ -19,7 +19,7 @@ __all__ = ["convert"]
 DEFAULTS = DistillationSettings()
 # What only --analyse takes, and what it has no use for.
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
-OF_STUDENT = ("trees", "shared", "dense", "shape", "layers", "drop_layers", "random_routing")
+OF_STUDENT = ("trees", "shared", "dense", "shape", "layers", "drop_layers", "random_routing", "keep", "speed")
 OF_DISTILLATION = (
     *(*OF_STUDENT, "task", "pair_column", "budget", "minutes", "steps"),
     *("batch_size", "learning_rate", "resume"),
@@ -68,7 +68,22 @@ def convert(
         str | None,
         typer.Option(
             metavar="SHAPE[,SHAPE]",
-            help="In place of --trees: 12x6, 12x6+64, dense:216 or none, one for all layers or one for each.",
+            help="In place of --trees: 12x6, 12x6+64, dense:216 or none, one for all layers or one for each; or auto, "
+            "which chooses them for --keep or --speed.",
+        ),
+    ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            metavar="K",
+            help="With --shape auto: the fastest layers that are expected to keep this mean cosine of embeddings, or "
+            "this agreement of a head, before training.",
+        ),
+    ] = None,
+    speed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2x", help="Choose the most exact layers that make the model so many times as fast on this machine."
         ),
     ] = None,
     layers: Annotated[
@@ -184,7 +199,8 @@ def convert(
 ) -> None:
     """Convert SOURCE to DEST: exactly, or with --trees into fast feedforward layers by distillation.
 
-    --dense, --shape and --drop-layers distil into narrower, mixed or fewer layers alike.
+    --dense, --shape and --drop-layers distil into narrower, mixed or fewer layers alike; --keep and --speed choose the
+    shapes by what is measured.
 
     With --analyse nothing is converted: the table of what trees could be worth goes to stdout.
     """
@@ -243,6 +259,8 @@ def convert(
         layers=layers,
         drop_layers=drop_layers,
         random_routing=random_routing,
+        keep=keep,
+        speed=speed,
         corpus=tuple(corpus or ()),
         revision=revision,
         family=family,
@@ -258,8 +276,9 @@ def convert(
             convert_checkpoint(request)
         else:
             from ufbert.benchmark.models.beside_original import time_beside_original
+            from ufbert.benchmark.models.feedforward_shapes import time_shapes
 
-            convert_checkpoint(request, time_beside_original)
+            convert_checkpoint(request, time_beside_original, time_shapes)
     except ConversionStopped as stop:
         raise typer.Exit(stop.exit_code) from stop
 

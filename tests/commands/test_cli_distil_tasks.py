@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from convert_command import TEXTS, run_convert, write_dense_model, write_documents
+from safetensors.torch import load_file
 
 from ufbert import Pipeline, UltraFastBertForSequenceClassification, UltraFastBertForTokenClassification
 from ufbert.checkpoint.tokenizer import load_tokenizer
@@ -111,6 +112,43 @@ def test_a_classifier_keeps_its_labels(
     assert percent(student) == pytest.approx(np.mean([a == b for a, b in zip(theirs, ours, strict=True)]), abs=1e-4)
     assert f"| {what}, 20 held-out texts from other documents | {student}; " in (out / "README.md").read_text()
     assert f"<td>{what}</td>" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shape", "shapes"),
+    [
+        (["--shape", "4x2,dense:16"], ("4x2", "dense:16")),
+        (["--shape", "none,2x1+3"], ("none", "2x1+3")),
+        (["--layers", "1", "--dense", "16"], ("dense:64", "dense:16")),
+        (["--drop-layers", "1"], ()),
+    ],
+)
+def test_a_classifier_with_layers_that_differ_or_fewer(
+    shape: list[str],
+    shapes: tuple[str, ...],
+    folders: dict[str, Path],
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    task = [*shape, *OPTIONS[4:], "--task", "classify"]
+    code, err = run_convert(capsys, folders["classifier"], out, *task, "--corpus", corpus, "--text-column", "body")
+    assert code == 0, err
+    config = read_config(out)
+    assert (config.num_hidden_layers, config.feedforward_layers) == (2 if shapes else 1, shapes)
+    student, control = figures(err, "same best label")
+    nearer, farther = map(float, figures(err, "mean KL divergence, nats"))
+    assert percent(student) >= percent(control)
+    assert nearer < farther
+    # The head is the original's, and `infer` gives what was measured.
+    before, after = (load_file(folder / "model.safetensors") for folder in (folders["classifier"], out))
+    head = [name for name in before if name.startswith("classifier.")]
+    assert head
+    assert all(torch.equal(before[name], after[name]) for name in head)
+    texts = held_out("classify", corpus, text_column="body")
+    theirs, ours = ([result["label"] for result in results(folder, texts)] for folder in (folders["classifier"], out))
+    assert percent(student) == pytest.approx(np.mean([a == b for a, b in zip(theirs, ours, strict=True)]), abs=1e-4)
 
 
 def test_values_of_a_regression(

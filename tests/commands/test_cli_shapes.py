@@ -170,6 +170,14 @@ def test_no_feedforward_layers_begin_as_the_control(corpus: Path, tmp_path: Path
     assert float(cells(trained, "mean cosine of embeddings")[2]) > control
 
 
+def test_no_feedforward_layers_where_nothing_can_say_their_mean(
+    gated: Path, corpus: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """In a pre-norm model without biases."""
+    distilled(capsys, gated, tmp_path / "out", corpus, "--layers", "1", "--dense", "0", *STILL)
+    assert read_config(tmp_path / "out").feedforward_layers == ("dense:64", "none", "dense:64")
+
+
 def test_dropped_layers_are_trained_from_the_others_as_they_are(
     dense: Path, corpus: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -36,13 +36,17 @@ class ConversionRequest:
     dense: int | None = None
     """Neurons of every layer, dense ones, in place of trees; 0 for no feedforward layers."""
     shape: tuple[str, ...] = ()
-    """What the layers become as `feedforward_layers` of a config writes it, one for all or one for each."""
+    """What the layers become as `feedforward_layers` of a config writes it, one for all or one for each; or `auto`."""
     layers: str | None = None
     """The layers to convert, such as `2-5` or `0,3`; None for all."""
     drop_layers: str | None = None
     """The layers to leave out whole."""
     random_routing: bool = False
     """Nodes of trees take neurons at random."""
+    keep: float | None = None
+    """With the shape `auto`: choose the fastest layers that are expected to keep so much of the original's quality."""
+    speed: str | None = None
+    """Choose the most exact layers with which the model is so many times as fast as the original, such as `2x`."""
     corpus: tuple[str, ...] = ()
     """Files, globs, folders, hub:NAME or `embedded` to distil on."""
     revision: str | None = None
@@ -96,6 +100,8 @@ class ConversionRequest:
             layers=self.layers,
             drop_layers=self.drop_layers,
             random_routing=self.random_routing,
+            keep=self.keep,
+            speed=self.speed,
         )
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 import ufbert
 from ufbert.checkpoint.folder import CONFIG_FILE
 from ufbert.checkpoint.upload import check_upload, upload_checkpoint
+from ufbert.conversion.distillation.automatic.times import ShapeTimer
 from ufbert.conversion.distillation.partial import PartialConversion, open_partial, partial_folder
 from ufbert.conversion.distillation.speed import SpeedTimer
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, load_checkpoint
@@ -23,10 +24,13 @@ from .student import StudentRequest
 __all__ = ["convert_checkpoint"]
 
 
-def convert_checkpoint(request: ConversionRequest, time_speed: SpeedTimer | None = None) -> None:
+def convert_checkpoint(
+    request: ConversionRequest, time_speed: SpeedTimer | None = None, time_shapes: ShapeTimer | None = None
+) -> None:
     """Do what `request` says, saying on stderr what was done.
 
-    `time_speed` times original and student at the end of a distillation.
+    `time_speed` times original and student at the end of a distillation, `time_shapes` feedforward layers before their
+    shapes are chosen.
     An interrupted distillation leaves its work beside the destination, for a request with `resume`.
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra; a distillation also
@@ -38,13 +42,13 @@ def convert_checkpoint(request: ConversionRequest, time_speed: SpeedTimer | None
     if request.resume and is_complete(request):
         note(f"{request.destination}: is complete; nothing to resume")
     else:
-        _convert(request, time_speed)
+        _convert(request, time_speed, time_shapes)
     if request.push is not None:
         address = upload_checkpoint(request.destination, request.push, private=request.private)
         note(f"{request.destination}: sent to {address}")
 
 
-def _convert(request: ConversionRequest, time_speed: SpeedTimer | None) -> None:
+def _convert(request: ConversionRequest, time_speed: SpeedTimer | None, time_shapes: ShapeTimer | None) -> None:
     check_new(request.destination, "converted model", "DEST")
     if request.to == "onnx":
         from ufbert.conversion.export.onnx import require_onnx
@@ -52,7 +56,7 @@ def _convert(request: ConversionRequest, time_speed: SpeedTimer | None) -> None:
         require_onnx()  # before the time spent on reading
     if (student := request.student) is not None:
         with open_partial(request.destination, _options(request), resume=request.resume) as partial:
-            _distil(_load(request), student, request, partial, time_speed)
+            _distil(_load(request), student, request, partial, time_speed, time_shapes)
         return
     loaded = _load(request)
     if request.to == "onnx":
@@ -108,13 +112,14 @@ def _distil(
     request: ConversionRequest,
     partial: PartialConversion,
     time_speed: SpeedTimer | None,
+    time_shapes: ShapeTimer | None,
 ) -> None:
     from ufbert.conversion.distillation.closing_report import REPORT_FILE
     from ufbert.conversion.distillation.run import distil
 
-    distilled = distil(loaded, student, request.corpus, request.distillation, partial, time_speed)
+    distilled = distil(loaded, student, request.corpus, request.distillation, partial, time_speed, time_shapes)
     model, report = distilled.model, distilled.report
-    origin = _origin(loaded, str(student))
+    origin = _origin(loaded, str(distilled.request))
     card = _card(model, request, origin, report.figures(), report.markdown())
     with write_folder(request.destination) as folder:
         model.write(folder, tokenizer=loaded.tokenizer, card=card)

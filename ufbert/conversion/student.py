@@ -10,6 +10,8 @@ from ufbert.model.shapes import FeedforwardShape, parse_shape
 
 __all__ = ["StudentRequest", "name_layers", "parse_layers", "read_student"]
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class StudentRequest:
@@ -25,16 +27,27 @@ class StudentRequest:
     """The layers to leave out whole."""
     random_routing: bool = False
     """Nodes take neurons of the original at random."""
+    keep: float | None = None
+    """What the student is to keep of the original's quality, above 0 and below 1: its layers are chosen for that."""
+    speed: float | None = None
+    """How many times as fast as the original it is to be, above 1: its layers are chosen for that."""
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the shapes are chosen by what is measured; `shapes` is empty until they are."""
+        return self.keep is not None or self.speed is not None
 
     def __str__(self) -> str:
         """What was done, for the model card."""
         if self.dropped:
             return f"without its layers {name_layers(self.dropped)}, whose work the others have learned by distillation"
-        one = len(self.shapes) == 1
-        into = self.shapes[0].describe() if one else ", ".join(map(str, self.shapes))
+        shapes = tuple(self.shapes[i] for i in self.layers) if self.automatic and self.layers else self.shapes
+        one = len(set(shapes)) == 1
+        chosen = ", chosen layer by layer by measured error and time" if self.automatic else ""
+        into = shapes[0].describe() if one else ", ".join(map(str, shapes))
         which = f" {name_layers(self.layers)}" if self.layers else ""
         at_random = ", whose nodes were given neurons at random" if self.random_routing else ""
-        return f"its dense feedforward layers{which} distilled into {into}{at_random}"
+        return f"its dense feedforward layers{which} distilled into {into}{at_random}{chosen}"
 
 
 def read_student(
@@ -47,12 +60,23 @@ def read_student(
     layers: str | None = None,
     drop_layers: str | None = None,
     random_routing: bool = False,
+    keep: float | None = None,
+    speed: str | None = None,
 ) -> StudentRequest | None:
     """The student that the options ask for; None if they ask for an exact conversion.
 
     Raises `ConfigError` in the options' names for values that cannot be, or do not go together.
     """
     of_trees = trees is not None or depth is not None
+    if keep is not None or speed is not None or AUTO in shape:
+        absent = {
+            "--trees": trees is None and depth is None,
+            "--shared": not shared,
+            "--dense": dense is None,
+            "--drop-layers": drop_layers is None,
+            "--random-routing": not random_routing,
+        }
+        return _automatic(shape, keep, speed, layers, [name for name, is_absent in absent.items() if not is_absent])
     kinds = {"--trees": of_trees, "--dense": dense is not None, "--shape": bool(shape)}
     given = [name for name, there in kinds.items() if there]
     others = {"--shared": bool(shared), "--layers": layers is not None, "--random-routing": random_routing}
@@ -94,6 +118,43 @@ def read_student(
         raise ConfigError(f"--random-routing is of trees, and {options} makes none; leave it out")
     chosen = () if layers is None else parse_layers("--layers", layers)
     return StudentRequest(options, shapes, chosen, random_routing=random_routing)
+
+
+def _automatic(
+    shape: tuple[str, ...], keep: float | None, speed: str | None, layers: str | None, beside: list[str]
+) -> StudentRequest:
+    """Shapes that are to be chosen; `beside` names the options given that say what the layers become."""
+    spelled = ",".join(shape)
+    if keep is not None and not 0 < keep < 1:
+        raise ConfigError(f"--keep {keep:g}: give a share of the original's quality above 0 and below 1, such as 0.97")
+    times = None if speed is None else _times(speed)
+    if keep is not None and speed is None and shape != (AUTO,):
+        others = f", and leave out {', '.join(beside)}" if beside else ""
+        raise ConfigError(f"--keep {keep:g} is for shapes that are chosen: give --shape auto{others}")
+    option = "--shape auto" if speed is None else f"--speed {speed}"
+    if shape not in ((), (AUTO,)):
+        if AUTO in shape:
+            raise ConfigError(f"--shape {spelled}: auto chooses for all layers; give it alone, or limited by --layers")
+        beside = [f"--shape {spelled}", *beside]
+    if beside:
+        raise ConfigError(f"{option} chooses the shape of each layer itself; give it without {', '.join(beside)}")
+    if keep is None and times is None:
+        raise ConfigError("--shape auto must know what to choose for: give --keep 0.97, --speed 2x or both")
+    # The same however it was written, as a resumed conversion must have the same.
+    given = [f"--shape {AUTO}"] if times is None else []
+    given += [] if keep is None else [f"--keep {keep:g}"]
+    given += [] if times is None else [f"--speed {times:g}x"]
+    chosen = () if layers is None else parse_layers("--layers", layers)
+    return StudentRequest(" ".join(given), layers=chosen, keep=keep, speed=times)
+
+
+def _times(speed: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)x?\s*", speed)
+    if match is None or not float(match[1]) > 1:
+        raise ConfigError(
+            f"--speed {speed}: say how many times as fast as the original the student is to be, above 1, such as 2x"
+        )
+    return float(match[1])
 
 
 def _trees(trees: int | None, depth: int | None, shared: int) -> FeedforwardShape:

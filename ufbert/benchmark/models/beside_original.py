@@ -19,7 +19,7 @@ from ufbert.inference.options import choose_inference_precision
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.system.resources import available_cores
 
-__all__ = ["time_beside_original"]
+__all__ = ["CPU", "INPUTS", "encoder_runner", "text_batch", "time_beside_original"]
 
 CPU = torch.device("cpu")
 # Of a call: some ten texts, so that a few seconds hold many samples also of a large model.
@@ -39,13 +39,13 @@ def time_beside_original(
     """
     precisions = list(dict.fromkeys(("float32", choose_inference_precision("auto", CPU))))
     threads = available_cores()
-    inputs = [_batch(texts, number) for number in range(INPUTS)]
+    inputs = [text_batch(texts, number, TOKENS) for number in range(INPUTS)]
     contestants = []
     with Threads(threads):
         clock = Clock(CPU)
         for precision in precisions:
             for name, encoder in (("original", original), ("student", student)):
-                contestant = Contestant((name, precision), [_runner(encoder, precision)], inputs)
+                contestant = Contestant((name, precision), [encoder_runner(encoder, precision)], inputs)
                 calibrate(contestant, clock)
                 contestants.append(contestant)
         before = cpu_times()
@@ -60,7 +60,7 @@ def time_beside_original(
     return MeasuredSpeed(processor_name(), threads, TOKENS, speeds["original"], speeds["student"], busy(others))
 
 
-def _runner(encoder: UltraFastBertModel, precision: str) -> Any:
+def encoder_runner(encoder: UltraFastBertModel, precision: str) -> Any:
     """Calls the encoder on (ids, mask), each (B, T)."""
     tables = {id(table): table for table in encoder.embeddings.parameters()}  # shared, as nothing changes them
     packed: Any = prepare(copy.deepcopy(encoder, tables), precision, CPU, resolve_backend("auto", CPU))
@@ -73,9 +73,12 @@ def _runner(encoder: UltraFastBertModel, precision: str) -> Any:
     return run
 
 
-def _batch(texts: Sequence[Sequence[int]], number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and mask (B, T) of texts with `TOKENS` tokens in all, the longest first; few texts repeat."""
-    start, chosen, missing = number * len(texts) // INPUTS, [], TOKENS
+def text_batch(texts: Sequence[Sequence[int]], number: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids and mask (B, T) of texts with so many tokens in all, the longest first; few texts repeat.
+
+    Each `number` below `INPUTS` begins with another text.
+    """
+    start, chosen, missing = number * len(texts) // INPUTS, [], tokens
     while missing:
         chosen.append(list(texts[start % len(texts)][:missing]))
         missing -= len(chosen[-1])

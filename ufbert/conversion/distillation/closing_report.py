@@ -16,6 +16,7 @@ from ufbert.training.display import duration
 from ufbert.training.figures import can_plot
 from ufbert.training.html_page import Picture, html_page, html_picture, html_table
 
+from .automatic.survey import HEADING, Survey
 from .pictures import draw_pictures
 from .report import ERROR_COLUMNS, LayerErrors, Measurement, error_rows
 from .speed import MeasuredSpeed, expected_rows
@@ -44,6 +45,8 @@ class ClosingReport:
     """Of the end-to-end training."""
     seconds: float
     """Spent on the distillation, over all its sessions."""
+    survey: Survey | None = None
+    """By what the shapes were chosen; None where they were given."""
 
     def figures(self) -> dict[str, str]:
         """Measured quantity -> value, for the model card."""
@@ -53,6 +56,8 @@ class ClosingReport:
         if self.speed is not None:
             for precision, theirs, ours, times in self.speed.rows():
                 figures[f"speed in {precision}, {self.speed.machine}"] = f"{ours}; original {theirs}: {times} as fast"
+        if self.survey is not None:
+            figures |= self.survey.figures(self.measurement.kept)
         figures["time of the distillation"] = f"{duration(self.seconds)}, {self.steps:,} end-to-end steps"
         return figures
 
@@ -103,6 +108,8 @@ class ClosingReport:
         if self.speed is not None:
             text = f"The encoders alone, as ufbert infer runs them on a CPU: {self.speed.where}."
             tables.append(("Measured speed", text, SPEED_COLUMNS, self.speed.rows()))
+        if self.survey is not None:
+            tables.append((HEADING, self.survey.explanation, self.survey.columns(), self.survey.rows()))
         return tables
 
     @property

@@ -12,19 +12,43 @@ import torch
 from ufbert.model.encoder import DenseFeedforward
 
 from .ridge import MAXIMUM_UNKNOWNS, ridge_towards
-from .shared_neurons import choose_shared
+from .shared_neurons import Pursuit
 from .tree_initialization import PLACEMENT_TOKENS
 
-__all__ = ["initialize_dense"]
+__all__ = ["RankedNeurons", "initialize_dense"]
+
+
+class RankedNeurons:
+    """The neurons of a dense layer in the order in which they are chosen, which is one for all widths."""
+
+    @torch.no_grad()
+    def __init__(self, dense: DenseFeedforward, x: torch.Tensor) -> None:
+        """By the inputs x (tokens, H) of `dense` on some text."""
+        activations = dense.activations(x[:PLACEMENT_TOKENS].float())  # (tokens, I)
+        self.means = activations.mean(0)
+        own = activations - self.means
+        outputs = own @ dense.linear_out.weight.T
+        self._pursuit = Pursuit((own.T @ own).double(), (own.T @ outputs).double())
+
+    def first(self, count: int) -> torch.Tensor:
+        """Indices (count,) of the best, the very best first."""
+        return self._pursuit.first(count)
 
 
 @torch.no_grad()
-def initialize_dense(layer: DenseFeedforward, dense: DenseFeedforward, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Fill `layer` from the wider `dense` and the inputs x and outputs y (tokens, H) of `dense` on some text."""
-    activations = dense.activations(x[:PLACEMENT_TOKENS].float())  # (tokens, I)
-    means = activations.mean(0)
-    own, w_out = activations - means, dense.linear_out.weight  # (H, I)
-    chosen = choose_shared(own, own @ w_out.T, layer.neurons)
+def initialize_dense(
+    layer: DenseFeedforward,
+    dense: DenseFeedforward,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    ranked: RankedNeurons | None = None,
+) -> None:
+    """Fill `layer` from the wider `dense` and the inputs x and outputs y (tokens, H) of `dense` on some text.
+
+    `ranked` are the neurons of `dense` by the same x, where they are ranked already.
+    """
+    ranked = ranked or RankedNeurons(dense, x)
+    chosen, means, w_out = ranked.first(layer.neurons), ranked.means, dense.linear_out.weight  # w_out (H, I)
     rows = torch.cat((chosen, chosen + dense.neurons)) if dense.gated else chosen
     layer.linear_in.weight.copy_(dense.linear_in.weight[rows])
     if layer.linear_in.bias is not None:

@@ -56,7 +56,8 @@ def leave_out(student: Layer, teacher: Layer, sample: LayerSample) -> LeftOut:
     x, y = sample.x.float(), sample.y.float()
     nothing = torch.zeros_like(x[0])
     if teacher.pre_norm:
-        return LeftOut(nothing, nothing if student.attention.output.bias is None else y.mean(0))
+        shift = torch.zeros_like(nothing) if student.attention.output.bias is None else y.mean(0)
+        return LeftOut(nothing, shift)  # two tensors also where both are zero: a file holds none twice
     wanted, shifts = sublayer(teacher, x, y), student.attention_norm.bias is not None
     x_mean, mean = (x.mean(0), wanted.mean(0)) if shifts else (nothing, nothing)
     scale = ((x - x_mean) * (wanted - mean)).sum(0) / (x - x_mean).square().sum(0).clamp(min=1e-12)

@@ -47,11 +47,13 @@ class Journal:
     training: dict[str, Any] = field(default_factory=dict)
     """The phase in progress: `phase`, `steps`, `seconds`, `file` and what else the phase wants to know again."""
     saves: int = 0
+    survey: dict[str, Any] = field(default_factory=dict)
+    """By what the layers' shapes were chosen, and which; empty where they were given."""
 
     @property
     def worth_keeping(self) -> bool:
         """Whether anything would be lost with it."""
-        return bool(self.layers or self.training)
+        return bool(self.layers or self.training or self.survey)
 
 
 def partial_folder(destination: Path) -> Path:
@@ -134,6 +136,12 @@ class PartialConversion:
         if before[0] == name:
             raise OutputError(f"{self.folder}: the {what} {name} has changed since; bring it back, or {cure}")
         raise OutputError(f"{self.folder}: was made from another {what}, {before[0]}; give that again, or {cure}")
+
+    def keep_survey(self, survey: Mapping[str, Any]) -> None:
+        """Keep what the layers' shapes were chosen by. Raises `OutputError`."""
+        self.journal.survey = dict(survey)
+        if self.folder is not None:
+            self.save()
 
     @property
     def layers_done(self) -> int:

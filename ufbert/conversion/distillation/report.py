@@ -61,6 +61,11 @@ class Measurement:
     """None where embeddings alone were distilled."""
 
     @property
+    def kept(self) -> float:
+        """How much of the original's quality the student has: a head's agreement, else the cosine of embeddings."""
+        return self.student_cosine if self.head is None else self.head.student.agreement
+
+    @property
     def explanation(self) -> str:
         """What the columns of the table are."""
         return (

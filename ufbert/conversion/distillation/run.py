@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,10 @@ from ufbert.system.interruption import Interruption
 from ufbert.text.corpus_sources import corpus_name
 from ufbert.training.display import duration
 
+from .automatic.candidates import choosable_layers
+from .automatic.run import choose_shapes
+from .automatic.survey import Survey
+from .automatic.times import ShapeTimer
 from .batch import Masker
 from .closing_report import ClosingReport
 from .end_to_end import train_together
@@ -62,6 +66,8 @@ class Distilled:
 
     model: PretrainedModel
     report: ClosingReport
+    request: StudentRequest
+    """What was asked for, with the shapes that were chosen."""
 
     @property
     def figures(self) -> dict[str, str]:
@@ -76,16 +82,17 @@ def distil(
     settings: DistillationSettings,
     partial: PartialConversion | None = None,
     time_speed: SpeedTimer | None = None,
+    time_shapes: ShapeTimer | None = None,
 ) -> Distilled:
     """The student of `loaded` that is asked for, trained on `corpus`; shows its progress.
 
     `partial` keeps what is done on the way, and has what an interrupted session has done; `time_speed` times original
-    and student at the end.
+    and student at the end, `time_shapes` feedforward layers where their shapes are to be chosen.
     Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for layers that
     cannot be, `DataError` for a corpus that cannot be used, `OutputError` for one that is not that of `partial`.
     The first Ctrl-C ends the training early; after SIGTERM `ConversionStopped` is raised.
     """
-    plan = plan_student(loaded, request)
+    layers = choosable_layers(loaded, request) if request.automatic else plan_student(loaded, request).converted
     task = choose_task(settings.task, loaded, settings.pair_column)
     assert loaded.tokenizer is not None
     partial = partial or PartialConversion()
@@ -95,8 +102,8 @@ def distil(
         keep_freed_memory()
     precision = choose_precision("auto", device)
     partial.claim("source", loaded.name, model_fingerprint(loaded))
-    layers = plan.converted
-    with Stages(layers) as stages:
+    survey: Survey | None = None
+    with Stages(layers, surveyed=request.automatic) as stages:
         stages.begin(READING)
         stages.expect(0.0 if time_speed is None else TIMING_SECONDS, [TIMING])
         maximum = longest_text(task, config)
@@ -104,14 +111,23 @@ def distil(
         partial.claim("corpus", corpus_name(corpus), texts.fingerprint)
         partial.start_clock()
         stages.go_on_after(partial.seconds)
-        torch.manual_seed(settings.seed)
         masker = Masker(loaded.tokenizer) if task == "mlm" else None
         batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device, masker)
-        _note_beginning(plan, task, texts, partial)
         original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
+        teacher, pooling, head = encoder_of(original), loaded.model.embedder.pooling, head_of(task, original, loaded)
+        if request.automatic:
+            survey = choose_shapes(
+                request, layers, encoder_of(loaded.model), teacher, batcher, texts, pooling, head, settings, partial,
+                stages, time_shapes,
+            )  # fmt: skip
+            request = replace(request, shapes=survey.shapes)
+        plan = plan_student(loaded, request)
+        layers = plan.converted
+        stages.regress_only(layers)
+        _note_beginning(plan, task, texts, partial)
+        torch.manual_seed(settings.seed)
         model = new_student(original, plan)
-        teacher, student = encoder_of(original), encoder_of(model)
-        pooling, head = loaded.model.embedder.pooling, head_of(task, original, loaded)
+        student = encoder_of(model)
         with Interruption(STOPPING, TERMINATING) as interruption:
             train: list[LayerSample] = []
             held_out: list[LayerSample] = []
@@ -144,10 +160,15 @@ def distil(
         for numbers, theirs, ours, times in speed.rows():
             note(f"{numbers}: {ours}; original {theirs}: {times} as fast")
         note(f"({speed.where})")
+    if request.keep is not None and measurement.kept < request.keep:
+        note(
+            f"warning: --keep {request.keep:g} was asked for, and the student keeps {measurement.kept:.4f}: give a "
+            "longer --budget, or a higher --keep, which takes layers nearer to the original's"
+        )
     report = ClosingReport(
-        config, model.config, settings, errors, measurement, speed, curve.whole(), budget.steps_done, spent
+        config, model.config, settings, errors, measurement, speed, curve.whole(), budget.steps_done, spent, survey
     )
-    return Distilled(student_model, report)
+    return Distilled(student_model, report, request)
 
 
 def timed(

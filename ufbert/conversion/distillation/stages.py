@@ -15,10 +15,10 @@ from rich.table import Column
 from ufbert.reporting import console, note
 from ufbert.training.display import duration
 
-__all__ = ["END_TO_END", "MEASURING", "READING", "RECORDING", "TIMING", "Stages", "layer_stage"]
+__all__ = ["END_TO_END", "MEASURING", "READING", "RECORDING", "SURVEYING", "TIMING", "Stages", "layer_stage"]
 
 READING, RECORDING, END_TO_END, MEASURING = "reading texts", "recording inputs", "end to end", "measuring"
-TIMING = "timing"
+SURVEYING, TIMING = "choosing shapes", "timing"
 # Share of the whole after which a line is due where nothing is drawn, and the longest silence.
 MILESTONE = 0.1
 MILESTONE_SECONDS = 300.0
@@ -60,9 +60,10 @@ class _Stage:
 class Stages:
     """A live bar of the whole; off a terminal a line now and then, and one for each stage that says so."""
 
-    def __init__(self, layers: Iterable[int]) -> None:
-        """`layers` are the numbers of those that are regressed."""
-        one = [_Stage(name, name) for name in (READING, RECORDING)]
+    def __init__(self, layers: Iterable[int], *, surveyed: bool = False) -> None:
+        """`layers` are the numbers of those that are regressed; `surveyed` says that shapes are chosen first."""
+        names = (READING, SURVEYING, RECORDING) if surveyed else (READING, RECORDING)
+        one = [_Stage(name, name) for name in names]
         each = [_Stage(layer_stage(index), "layer") for index in layers]
         rest = [_Stage(name, name) for name in (END_TO_END, MEASURING, TIMING)]
         self._stages = [*one, *each, *rest]
@@ -96,6 +97,11 @@ class Stages:
         for stage in self._stages:
             if stage.name in chosen:
                 stage.expected = seconds
+
+    def regress_only(self, layers: Iterable[int]) -> None:
+        """Of the layers that were given, these are regressed, as has turned out before the first one is."""
+        chosen = set(map(layer_stage, layers))
+        self._stages = [stage for stage in self._stages if stage.kind != "layer" or stage.name in chosen]
 
     def go_on_after(self, seconds: float) -> None:
         """So many seconds of the work were done by earlier sessions."""

@@ -17,7 +17,7 @@ from ufbert.model.shapes import FeedforwardShape
 
 from .straight_through import StraightThroughFFF
 
-__all__ = ["StudentPlan", "new_student", "plan_student"]
+__all__ = ["StudentPlan", "check_layers", "check_tokenizer", "new_student", "new_trees", "plan_student"]
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,18 @@ def plan_student(loaded: LoadedCheckpoint, request: StudentRequest) -> StudentPl
     """
     config, name = loaded.model.config, loaded.name
     plan = _without_layers(config, request, name) if request.dropped else _with_shapes(config, request, name)
-    if loaded.tokenizer is None:
-        raise CheckpointError(f"{name}: has no tokenizer, and distilling on text needs the model's own")
+    check_tokenizer(loaded)
     return plan
 
 
-def _check_layers(option: str, layers: tuple[int, ...], config: UltraFastBertConfig, name: str) -> None:
+def check_tokenizer(loaded: LoadedCheckpoint) -> None:
+    """Raise `CheckpointError` for a model without one."""
+    if loaded.tokenizer is None:
+        raise CheckpointError(f"{loaded.name}: has no tokenizer, and distilling on text needs the model's own")
+
+
+def check_layers(option: str, layers: tuple[int, ...], config: UltraFastBertConfig, name: str) -> None:
+    """Raise `ConfigError` for layers, in order, that the model `name` lacks."""
     if layers and layers[-1] >= config.num_hidden_layers:
         raise ConfigError(
             f"{option} {name_layers(layers)}: {name} has {config.num_hidden_layers} layers, from 0 to "
@@ -115,7 +121,7 @@ def _check_layers(option: str, layers: tuple[int, ...], config: UltraFastBertCon
 
 
 def _with_shapes(config: UltraFastBertConfig, request: StudentRequest, name: str) -> StudentPlan:
-    _check_layers("--layers", request.layers, config, name)
+    check_layers("--layers", request.layers, config, name)
     if config.feedforward_kind == "none":
         raise CheckpointError(f"{name}: has no feedforward layers that could become trees")
     count, before = config.num_hidden_layers, config.layer_shapes
@@ -163,7 +169,7 @@ def _check_convertible(
 
 
 def _without_layers(config: UltraFastBertConfig, request: StudentRequest, name: str) -> StudentPlan:
-    _check_layers("--drop-layers", request.dropped, config, name)
+    check_layers("--drop-layers", request.dropped, config, name)
     kept = tuple(layer for layer in range(config.num_hidden_layers) if layer not in request.dropped)
     if not kept:
         raise ConfigError(f"{request.options}: leaves no layer of {name}; keep one at least")
@@ -187,14 +193,19 @@ def new_student(model: PretrainedModel, plan: StudentPlan) -> PretrainedModel:
     student = type(model)(config).to(model.device)
     for layer, shape in zip(encoder_of(student).layers, config.layer_shapes, strict=True):
         if shape.kind == "fff":
-            layer.feedforward = StraightThroughFFF(
-                config.hidden_size,
-                shape.trees,
-                shape.depth,
-                shared_neurons=shape.shared_neurons,
-                output_bias=config.use_bias,
-                device=model.device,
-            )
+            layer.feedforward = new_trees(config, shape, model.device)
     student.load_state_dict(plan.own_state(model.state_dict()), strict=False)
     student.take_embedder(model.embedder)
     return student.eval()
+
+
+def new_trees(config: UltraFastBertConfig, shape: FeedforwardShape, device: torch.device) -> StraightThroughFFF:
+    """Trees of that shape whose routing can be trained, still random."""
+    return StraightThroughFFF(
+        config.hidden_size,
+        shape.trees,
+        shape.depth,
+        shared_neurons=shape.shared_neurons,
+        output_bias=config.use_bias,
+        device=device,
+    )
