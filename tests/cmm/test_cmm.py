@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufbert import FFF
-from ufbert.cmm.operator import _autocast_dtype, cmm, cmm_leaves, resolve_backend
+from ufbert.cmm.operator import _autocast_dtype, _operands, cmm, cmm_leaves, resolve_backend
 from ufbert.cmm.tree import descend
 from ufbert.errors import BackendError, ConfigError
 from ufbert.model.fff import masked_dense_fff
@@ -251,6 +252,45 @@ def test_unvisited_neurons_get_exact_zeros() -> None:
     assert gradient is not None
     nonzero = set(gradient[0].abs().sum(1).nonzero().squeeze(1).tolist())
     assert nonzero == visited
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "narrows", "expected"),
+    [
+        ((BF16, BF16, BF16, BF16), False, BF16),
+        ((BF16, F32, F32, F32), False, F32),
+        ((BF16, BF16, BF16, F32), False, F32),
+        ((BF16, F32, F32, F32), True, BF16),
+        ((F32, BF16, BF16, BF16), False, F32),
+        ((F16, F16, F16, F16), False, F32),
+        ((F16, F16, F16, F16), True, F32),
+        ((F64, F32, F32, F32), True, F64),
+        ((BF16, F64, BF16, BF16), True, F64),
+        ((BF16, BF16, F64, BF16), True, F64),
+        ((BF16, BF16, BF16, F64), True, F64),
+    ],
+)
+def test_the_type_that_a_backend_is_given(
+    dtypes: tuple[torch.dtype, ...], narrows: bool, expected: torch.dtype
+) -> None:
+    backend: Any = SimpleNamespace(NATIVE_DTYPES=frozenset((F32, F64, BF16)), NARROWS_WEIGHTS=narrows)
+    a, b, c, d = (torch.ones(2, 3, dtype=dtype).T for dtype in dtypes)
+    for t in _operands(backend, a, b, c, d):
+        assert t.dtype == expected
+        assert t.is_contiguous()
+
+
+def test_auto_is_the_fastest_backend_that_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_backend("auto", torch.device("cpu")) == "numba"
+    assert resolve_backend("auto", torch.device("meta")) == "reference"
+    told: list[str] = []
+    monkeypatch.setattr("ufbert.cmm.operator._tell_slow", told.append)
+    monkeypatch.setattr("ufbert.cmm.operator._unavailable", lambda name, device: f"no {name} for {device}")
+    assert resolve_backend("auto", torch.device("cuda", 0)) == "reference"
+    assert told == ["no cuda for cuda:0"]
+    with pytest.raises(BackendError, match="no numba for cpu"):
+        resolve_backend("numba", torch.device("cpu"))
+    assert len(told) == 1
 
 
 def test_only_a_gpus_autocast_changes_the_operands() -> None:
