@@ -136,6 +136,7 @@ F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat1
         (F32, F32, F64, F32),
         (F32, F32, F32, F64),
         (F32, F64, F32, F32),
+        (F32, F32, BF16, BF16),
     ],
 )
 @pytest.mark.parametrize("inference", [False, True])

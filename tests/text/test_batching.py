@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.text import batching
@@ -117,3 +118,9 @@ def test_of_a_long_text_only_the_beginning_is_tokenised(
     ((first, short),) = calls  # once
     assert short == "a dog"
     assert first == (text if kept <= 72 else "the fox " * 8 + "the fox")
+
+
+def test_a_tokenizer_that_does_not_part_at_spaces_gets_the_whole_text() -> None:
+    text = "a " * 100
+    whole = Tokenizer(models.WordLevel({text: 0, "[UNK]": 1}, unk_token="[UNK]"))
+    assert encode_window(whole, [Example(text)], 4).encoded.input_ids.tolist() == [[0]]
