@@ -207,6 +207,8 @@ def test_a_classifiers_settings(tmp_path: Path) -> None:
     config = loaded.model.config
     assert (config.problem_type, config.score_activation, config.classifier_dropout) == (None, "sigmoid", 0.3)
     assert any(note.startswith("one score and no problem_type: its sigmoid is taken") for note in loaded.notes)
+    encoder = load_checkpoint(tmp_path, drop_head=True).model.config
+    assert (encoder.score_activation, encoder.num_labels) == (None, type(encoder)().num_labels)
     for task, problem in (("sts-b", "regression"), ("stsb", "regression"), ("mnli", None)):
         change_config(tmp_path, finetuning_task=task, classifier_dropout=0.25, id2label={"1": "one"})
         loaded = load_checkpoint(tmp_path)

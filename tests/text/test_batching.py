@@ -121,6 +121,8 @@ def test_of_a_long_text_only_the_beginning_is_tokenised(
 
 
 def test_a_tokenizer_that_does_not_part_at_spaces_gets_the_whole_text() -> None:
-    text = "a " * 100
-    whole = Tokenizer(models.WordLevel({text: 0, "[UNK]": 1}, unk_token="[UNK]"))
-    assert encode_window(whole, [Example(text)], 4).encoded.input_ids.tolist() == [[0]]
+    # Beyond 100 characters a word is unknown, and to this tokenizer a text is one word.
+    vocabulary = {"[UNK]": 0, "a": 1, "##a": 2, "## ": 3}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    assert encode_window(tokenizer, [Example("a " * 50)], 4).encoded.input_ids.tolist() == [[1, 3, 2, 3]]
+    assert encode_window(tokenizer, [Example("a " * 51)], 4).encoded.input_ids.tolist() == [[0]]
