@@ -187,6 +187,15 @@ def test_biases_are_read_where_they_are(
     assert not state["encoder.layers.0.attention.qkv.bias"].any()  # absent is zero
 
 
+def test_the_activation_and_biases_of_dense_layers(shared_data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shared_data / "reference-checkpoints" / "crammedbert-dense", tmp_path / "source"))
+    for name, activation in (("ReLU", "relu"), ("SiLU", "silu"), (None, "gelu")):
+        change_config(folder, "arch", "nonlin", value=name)
+        change_config(folder, "arch", "use_bias", value=name == "ReLU")
+        config = load_checkpoint(folder).model.config
+        assert (config.hidden_act, config.use_bias) == (activation, name == "ReLU")
+
+
 @pytest.mark.parametrize(("kind", "scale"), [("sinusoidal", 1.0), ("none", 0.0), (None, 0.0)])
 def test_positions_that_have_no_scale(kind: str | None, scale: float, reference: Path) -> None:
     change_config(reference, "arch", "embedding", "pos_embedding", value=kind)

@@ -166,6 +166,7 @@ def test_buffers_of_older_releases_are_no_parts(tmp_path: Path) -> None:
     change_tensors(tmp_path, **buffers)
     (left,) = [note for note in load_checkpoint(tmp_path).notes if "left behind" in note]
     assert left == "left behind, as the model does not use it: pooler.dense"
+    assert left in load_checkpoint(tmp_path, drop_head=True).notes
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
@@ -238,6 +239,15 @@ def test_of_many_parts_of_a_head_the_first_are_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
     named = ", ".join(f"span{number}" for number in range(8))
     assert f"holds a head that cannot be expressed: {named} and 2 more; give --drop-head" in str(error.value)
+
+
+def test_a_loaded_checkpoint_says_what_it_is(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    save(BARE, "bert", tmp_path)
+    for folder, kind in ((tmp_path, "bert"), (tiny_checkpoints["encoder"], "ultrafastbert")):
+        loaded = load_checkpoint(folder)
+        assert (loaded.name, loaded.model_type) == (str(folder), kind)
+    provenance = load_checkpoint(tmp_path).model.config.provenance
+    assert (provenance["source"], provenance["source_model_type"]) == (str(tmp_path), "bert")
 
 
 def test_an_unknown_class_of_ours_is_named(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:

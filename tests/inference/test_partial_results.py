@@ -116,8 +116,9 @@ def test_the_journal_is_written_at_the_first_results_then_every_two_seconds_and_
     assert values_of(output) == [1, *[2, 3] * 4, 4, 6]
 
 
-def test_a_new_run_over_an_old_one_keeps_nothing_of_it(tmp_path: Path) -> None:
-    output = tmp_path / "out.jsonl"
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_new_run_over_an_old_one_keeps_nothing_of_it(suffix: str, tmp_path: Path) -> None:
+    output = tmp_path / f"out{suffix}"
     interrupted(output, (1, 2, 3), (4, 5, 6))
     for options in ({}, {"resume": False}):
         with pytest.raises(OutputError, match="holds 6 results of an interrupted run; continue it with --resume"):

@@ -96,6 +96,13 @@ def test_the_rows_of_texts_and_pairs(tiny_checkpoints: dict[str, Path]) -> None:
     half = encode_window(tokenizer, [Example("the fox", "a dog"), Example("the fox")], 16)
     assert half.encoded.input_ids[1, : half.lengths[1]].tolist() == tokenizer.encode("the fox", "").ids
     assert len(encode_window(tokenizer, [], 8).owner) == 0
+    # Where long texts are split, too.
+    split = encode_window(tokenizer, [Example(t, p) for t, p in zip(texts, pairs, strict=True)], 16, 2)
+    np.testing.assert_array_equal(split.encoded.input_ids, together.encoded.input_ids)
+    assert (split.owner.tolist(), split.parts) == ([0, 1, 2], {})
+    long = encode_window(tokenizer, [Example("a dog", "the fox " * 20), Example("a dog", "a fox")], 16, 2)
+    assert long.owner.tolist() == [0] * (len(long.owner) - 1) + [1]
+    assert sorted(long.parts) == list(range(len(long.owner) - 1))
 
 
 @pytest.mark.parametrize("kept", [9 * 8 - 1, 9 * 8, 9 * 8 + 1, 500])
