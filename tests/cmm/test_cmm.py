@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufbert import FFF
-from ufbert.cmm.operator import cmm, resolve_backend
+from ufbert.cmm.operator import _autocast_dtype, _operands, cmm, cmm_leaves, resolve_backend
 from ufbert.cmm.tree import descend
 from ufbert.errors import BackendError, ConfigError
 from ufbert.model.fff import masked_dense_fff
@@ -118,6 +119,55 @@ def test_inference_mode_computes_the_same(backend: str) -> None:
     torch.testing.assert_close(y, layer(x).detach(), rtol=0, atol=0)
 
 
+F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        (F64, F64, F64, F64),
+        (BF16, BF16, BF16, BF16),
+        (F16, F16, F16, F16),
+        (BF16, F32, F32, F32),
+        (F32, BF16, BF16, BF16),
+        (F32, F64, F64, F64),
+        (F64, F32, F32, F32),
+        (F32, F32, F64, F32),
+        (F32, F32, F32, F64),
+        (F32, F64, F32, F32),
+        (F32, F32, BF16, BF16),
+    ],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_operands_of_any_types_are_widened_and_the_result_has_that_of_the_input(
+    backend: str, dtypes: tuple[torch.dtype, ...], inference: bool
+) -> None:
+    x, w_in, b_in, w_out = (t.to(dtype) for t, dtype in zip(random_operands(30, 20, 2, 3), dtypes, strict=True))
+    expected, logits, leaves = descend(*(t.double().numpy() for t in (x, w_in, b_in, w_out)))
+    assert np.abs(logits).min() > 1e-5  # no branch that rounding decides
+    with torch.inference_mode(inference):
+        y = cmm(x, w_in, b_in, w_out, backend)
+        found = cmm_leaves(x.view(5, 6, 20), w_in, b_in, w_out, backend)
+    assert y.dtype == dtypes[0]
+    assert y.is_inference() is inference
+    spacing = torch.finfo(dtypes[0]).eps
+    np.testing.assert_allclose(y.double().numpy(), expected, rtol=spacing, atol=20 * max(spacing, 1e-15))
+    assert found.dtype == torch.int64
+    np.testing.assert_array_equal(found.numpy(), leaves)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("which", range(4))
+def test_inference_takes_operands_of_any_layout(backend: str, which: int) -> None:
+    operands = random_operands(7, 12, 2, 3, torch.float32)
+    turned = [t.transpose(0, 1).contiguous().transpose(0, 1) if i == which else t for i, t in enumerate(operands)]
+    assert not turned[which].is_contiguous()
+    x, w_in, b_in, w_out = turned
+    with torch.inference_mode():
+        assert torch.equal(cmm(x, w_in, b_in, w_out, backend), cmm(*operands, backend))
+
+
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_non_finite_token_harms_no_other(backend: str, bad: float) -> None:
@@ -167,8 +217,12 @@ def test_layouts_of_the_input(backend: str) -> None:
     assert layer(torch.empty(2, 0, 10)).shape == (2, 0, 10)
 
 
-def test_depth_zero_is_a_dense_layer() -> None:
+@pytest.mark.parametrize("onednn", [True, False])
+def test_depth_zero_is_a_dense_layer(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not onednn:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     layer = FFF(8, trees=20, depth=0, initializer_range=0.5)
+    torch.nn.init.normal_(layer.b_in)
     x = torch.randn(6, 8)
     hidden = torch.nn.functional.gelu(x @ layer.w_in[:, 0].T + layer.b_in[:, 0])
     torch.testing.assert_close(layer(x), hidden @ layer.w_out[:, 0])
@@ -199,6 +253,62 @@ def test_unvisited_neurons_get_exact_zeros() -> None:
     assert gradient is not None
     nonzero = set(gradient[0].abs().sum(1).nonzero().squeeze(1).tolist())
     assert nonzero == visited
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "narrows", "expected"),
+    [
+        ((BF16, BF16, BF16, BF16), False, BF16),
+        ((BF16, F32, F32, F32), False, F32),
+        ((BF16, BF16, BF16, F32), False, F32),
+        ((BF16, F32, F32, F32), True, BF16),
+        ((F32, BF16, BF16, BF16), False, F32),
+        ((F16, F16, F16, F16), False, F32),
+        ((F16, F16, F16, F16), True, F32),
+        ((F64, F32, F32, F32), True, F64),
+        ((BF16, F64, BF16, BF16), True, F64),
+        ((BF16, BF16, F64, BF16), True, F64),
+        ((BF16, BF16, BF16, F64), True, F64),
+    ],
+)
+def test_the_type_that_a_backend_is_given(
+    dtypes: tuple[torch.dtype, ...], narrows: bool, expected: torch.dtype
+) -> None:
+    backend: Any = SimpleNamespace(NATIVE_DTYPES=frozenset((F32, F64, BF16)), NARROWS_WEIGHTS=narrows)
+    a, b, c, d = (torch.ones(2, 3, dtype=dtype).T for dtype in dtypes)
+    for t in _operands(backend, a, b, c, d):
+        assert t.dtype == expected
+        assert t.is_contiguous()
+
+
+def test_auto_is_the_fastest_backend_that_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_backend("auto", torch.device("cpu")) == "numba"
+    assert resolve_backend("auto", torch.device("meta")) == "reference"
+    told: list[str] = []
+    monkeypatch.setattr("ufbert.cmm.operator._tell_slow", told.append)
+    monkeypatch.setattr("ufbert.cmm.operator._unavailable", lambda name, device: f"no {name} for {device}")
+    assert resolve_backend("auto", torch.device("cuda", 0)) == "reference"
+    assert told == ["no cuda for cuda:0"]
+    with pytest.raises(BackendError, match="no numba for cpu"):
+        resolve_backend("numba", torch.device("cpu"))
+    assert len(told) == 1
+
+
+def test_only_a_gpus_autocast_changes_the_operands() -> None:
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    try:
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        for enabled, expected in ((True, torch.bfloat16), (False, None)):
+            torch.set_autocast_enabled("cuda", enabled)
+            assert _autocast_dtype("cuda", torch.float32) == expected
+            assert _autocast_dtype("cuda", torch.float64) is None
+            assert _autocast_dtype("cpu", torch.float32) is None
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+    layer, x = FFF(8, 2, 3), torch.randn(5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.float32
 
 
 def test_wrong_requests_are_one_clear_line() -> None:

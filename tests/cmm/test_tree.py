@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ufbert import FFF
+from ufbert.cmm import tree
 from ufbert.cmm.tree import check_shape, descend, leaf_count, node_count, path_to, visited_count
 from ufbert.errors import ConfigError
 
@@ -44,3 +46,20 @@ def test_descent_by_hand() -> None:
 def test_impossible_shapes_are_refused(shape: tuple[int, int, int], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         check_shape(*shape)
+
+
+def test_a_layer_may_take_all_memory_and_not_a_byte_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = sum(4 * p.numel() for p in FFF(5, 3, 2).parameters())
+    for available in (needed, None):  # None: a system that does not say
+        monkeypatch.setattr(tree, "physical_memory", lambda available=available: available)
+        check_shape(5, 3, 2)
+    monkeypatch.setattr(tree, "physical_memory", lambda: needed - 1)
+    with pytest.raises(ConfigError):
+        check_shape(5, 3, 2)
+    monkeypatch.setattr(tree, "physical_memory", lambda: 8 << 30)
+    with pytest.raises(ConfigError) as error:
+        check_shape(1024, 4, 20)  # 2 * 4 * 2^21 * 1024 * 4 bytes, less one row, and the biases
+    assert str(error.value) == (
+        "depth 20 with 4 trees and hidden_size 1024 needs 64 GiB for one layer's weights, this machine has 8 GiB; "
+        "choose a smaller depth"
+    )

@@ -133,6 +133,106 @@ def test_a_finetuned_classifier_is_read(reference: Path) -> None:
     torch.testing.assert_close(logits, wanted, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("pooler", "pooling"), [("avg", "mean"), ("zero_index", "first")])
+@pytest.mark.parametrize("labels", [1, 2])
+def test_settings_of_a_finetuned_classifier(pooler: str, pooling: str, labels: int, reference: Path) -> None:
+    head = {"include_ff_layer": True, "nonlin": "Tanh", "pooler": pooler, "head_dim": 8, "classifier_dropout": 0.3}
+    change_config(reference, "arch", "num_labels", value=labels)
+    change_config(reference, "arch", "classification_head", value=head)
+    word = load_file(reference / "model.safetensors")[WORD]
+    tensors = {
+        "pooler.dense.weight": torch.randn(8, 64),
+        "pooler.dense.bias": torch.randn(8),
+        "head.weight": torch.randn(labels, 8),
+        "head.bias": torch.randn(labels),
+    }
+    change(reference, **tensors, **{"decoder.weight": word + 1, "prediction_head.dense.weight": torch.ones(64, 64)})
+    loaded = load_checkpoint(reference)
+    config = loaded.model.config
+    assert (config.classifier_pooling, config.classifier_hidden_size, config.classifier_dropout) == (pooling, 8, 0.3)
+    problem = "regression" if labels == 1 else "single_label_classification"
+    assert (config.num_labels, config.problem_type, config.head_transform) == (labels, problem, False)
+    assert ("equal on unpadded texts" in " ".join(loaded.notes)) is (pooler == "avg")
+    assert "left behind, as the model does not use it: prediction_head.dense.weight" in loaded.notes
+    state = loaded.model.state_dict()
+    for theirs, ours in (("pooler.dense", "classifier.dense"), ("head", "classifier.scores")):
+        for part in ("weight", "bias"):
+            assert torch.equal(state[f"{ours}.{part}"], tensors[f"{theirs}.{part}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "inner", "sizes"),
+    [("crammedbert-dense", "dense_", {"in": 96, "out": 48}), ("ultrafastbert-4x3", "linear_", {"out": 64})],
+)
+def test_biases_are_read_where_they_are(
+    name: str, inner: str, sizes: dict[str, int], shared_data: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(shared_data / "reference-checkpoints" / name, tmp_path / "source"))
+    plain = load_checkpoint(folder).model.config
+    assert not plain.use_bias
+    change_config(folder, "arch", "attention", "qkv_bias", value=True)
+    layer = "encoder.layers.1."
+    qkv, out = torch.randn(3 * plain.hidden_size), torch.randn(plain.hidden_size)
+    change(folder, **{f"{layer}attn.self_attention.query_key_value.bias": qkv, f"{layer}attn.dense.bias": out})
+    of_neurons = {part: torch.randn(size) for part, size in sizes.items()}
+    change(folder, **{f"{layer}ffn.{inner}{part}.bias": bias for part, bias in of_neurons.items()})
+    model = load_checkpoint(folder).model
+    state = model.state_dict()
+    assert model.config.use_bias
+    assert torch.equal(state[f"{layer}attention.qkv.bias"], by_part(qkv, plain.num_attention_heads))
+    assert torch.equal(state[f"{layer}attention.output.bias"], out)
+    for part, bias in of_neurons.items():
+        ours = f"linear_{part}.bias" if inner == "dense_" else "b_out"
+        assert torch.equal(state[f"{layer}feedforward.{ours}"], bias)
+    assert not state["encoder.layers.0.attention.qkv.bias"].any()  # absent is zero
+
+
+def test_the_activation_and_biases_of_dense_layers(shared_data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shared_data / "reference-checkpoints" / "crammedbert-dense", tmp_path / "source"))
+    for name, activation in (("ReLU", "relu"), ("SiLU", "silu"), (None, "gelu")):
+        change_config(folder, "arch", "nonlin", value=name)
+        change_config(folder, "arch", "use_bias", value=name == "ReLU")
+        config = load_checkpoint(folder).model.config
+        assert (config.hidden_act, config.use_bias) == (activation, name == "ReLU")
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("sinusoidal", 1.0), ("none", 0.0), (None, 0.0)])
+def test_positions_that_have_no_scale(kind: str | None, scale: float, reference: Path) -> None:
+    change_config(reference, "arch", "embedding", "pos_embedding", value=kind)
+    change(reference, **{"encoder.embedding.pos_embedding.scale_factor": None})
+    model = load_checkpoint(reference).model
+    assert model.config.position_embedding_type == "scaled-sinusoidal"
+    assert model.state_dict()["encoder.embeddings.position_scale"].tolist() == [scale]
+
+
+def test_learned_positions(reference: Path) -> None:
+    change_config(reference, "arch", "embedding", "pos_embedding", value="learned")
+    table = torch.randn(128, 64)
+    name = "encoder.embedding.pos_embedding"
+    change(reference, **{f"{name}.scale_factor": None, f"{name}.embedding.weight": table})
+    model = load_checkpoint(reference).model
+    assert model.config.position_embedding_type == "absolute"
+    assert torch.equal(model.state_dict()["encoder.embeddings.position.weight"], table)
+
+
+def test_a_transform_and_a_bias_before_and_behind_the_decoder(reference: Path) -> None:
+    change_config(reference, "arch", "skip_head_transform", value=False)
+    change_config(reference, "arch", "decoder_bias", value=True)
+    change_config(reference, "cfg_arch_container", value=json.loads((reference / "config.json").read_text())["arch"])
+    change_config(reference, "arch", value=None)  # the other name that the authors have saved it under
+    tensors = {
+        "prediction_head.dense.weight": torch.randn(64, 64),
+        "prediction_head.norm.weight": torch.randn(64),
+        "prediction_head.norm.bias": torch.randn(64),
+        "decoder.bias": torch.randn(500),
+    }
+    change(reference, **tensors)
+    state = load_checkpoint(reference).model.state_dict()
+    for name, tensor in tensors.items():
+        assert torch.equal(state[name.replace("prediction_head", "transform")], tensor)
+    assert not state["transform.dense.bias"].any()
+
+
 def test_a_classifier_that_cannot_be_expressed_is_left_behind_only_if_asked(reference: Path) -> None:
     change_config(reference, "arch", "num_labels", value=3)
     change_config(reference, "arch", "classification_head", "pooler", value="max")
@@ -160,6 +260,11 @@ def test_references_inside_the_configuration_are_resolved(reference: Path) -> No
         (("arch", "attention", "rotary_embedding"), True, "rotary_embedding is True"),
         (("arch", "attention", "causal_attention"), True, "causal_attention is True"),
         (("arch", "attention", "type"), "fourier", "type is 'fourier'"),
+        (("arch", "attention", "sequence_op"), "cumsum", "sequence_op is 'cumsum'"),
+        (("arch", "attention", "skip_output_projection"), True, "skip_output_projection is True"),
+        (("arch", "ffn_layer_frequency"), 2, "ffn_layer_frequency is 2"),
+        (("arch", "intermed_type"), "moe", "intermed_type is 'moe', which is not supported; supported: ff, fff"),
+        (("arch", "nonlin"), "ReLU", "can only express nonlin = 'GELU'"),
         (("arch", "embedding", "pos_embedding"), "alibi", "pos_embedding is 'alibi'"),
         (("arch", "hidden_size"), "many", "hidden_size is 'many', not a whole number"),
         (("arch", "hidden_size"), 60, "embedding_dim is 64; this encoder can only express embedding_dim = 60"),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ufbert import FFF, UltraFastBertConfig
 from ufbert.cmm.reference import paths
+from ufbert.conversion.distillation import straight_through as module
 from ufbert.conversion.distillation.layer_inputs import LayerSample
 from ufbert.conversion.distillation.layer_regression import relative_error
 from ufbert.conversion.distillation.path_passes import StraightThroughByPasses, path_mask
@@ -79,6 +80,43 @@ def test_kernels_and_passes_train_alike(trees: int, depth: int, dtype: torch.dty
     visited = paths(torch.einsum("th,pnh->tpn", x, layer.w_in) + layer.b_in)
     never = torch.ones_like(layer.b_in).scatter(1, visited.transpose(0, 1).flatten(1), 0.0).bool()
     assert not gradient[never].any()
+
+
+@pytest.mark.parametrize("output_bias", [True, False])
+def test_straight_through_under_autocast(output_bias: bool) -> None:
+    layer = StraightThroughFFF(HIDDEN, 3, 3, output_bias=output_bias, initializer_range=0.5)
+    x = torch.randn(200, HIDDEN, requires_grad=True)
+    operands = [x, *layer.parameters()]
+    exact = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        assert layer(x.bfloat16()).dtype == (torch.float32 if output_bias else torch.bfloat16)
+    assert y.dtype == x.dtype
+    assert not torch.equal(y, exact)  # its products were those of bfloat16
+    target = torch.randn_like(y)
+    for got, wanted in zip(
+        [y, *torch.autograd.grad((y * target).sum(), operands)],
+        [exact, *torch.autograd.grad((exact * target).sum(), operands)],
+        strict=True,
+    ):
+        assert got.dtype == wanted.dtype
+        # A logit that rounding takes across zero changes the path, so not every number is near.
+        assert F.cosine_similarity(got.flatten(), wanted.flatten(), dim=0) > 0.97
+
+
+def test_without_gradients_or_routing_or_in_large_layers_it_is_the_plain_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(5, HIDDEN)
+    small, dense = straight_through(3, 2), straight_through(8, 0)
+    assert small(x).grad_fn is not None
+    monkeypatch.setattr(module, "MAXIMUM_NEURONS", 21)
+    monkeypatch.setattr(module, "_StraightThrough", None)
+    with pytest.raises(AttributeError):
+        small(x)  # 21 neurons are not too many
+    with torch.no_grad():
+        assert torch.equal(small(x), small.walk(x))
+    assert dense(x).requires_grad
+    monkeypatch.setattr(module, "MAXIMUM_NEURONS", 20)
+    assert small(x).requires_grad
 
 
 def test_path_mask_marks_the_visited_nodes() -> None:

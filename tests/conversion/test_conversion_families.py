@@ -13,6 +13,7 @@ from convert_command import run_convert
 from safetensors.torch import load_file, save_file
 
 from ufbert.conversion import FAMILIES, load_checkpoint
+from ufbert.conversion.readers.families import recognise
 from ufbert.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
@@ -62,6 +63,31 @@ def test_a_config_without_model_type_is_recognised(family: str, head: str, tmp_p
         assert again.model_type == family
         assert type(again.model) is type(loaded.model)
         same_weights(tmp_path, loaded.model.state_dict())
+
+
+BERTS = ["encoder.layer.0.attention.self.query.weight"]
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "family"),
+    [
+        ({}, BERTS, "bert"),
+        ({"architectures": ["MyForMaskedLM", "Encoder", "XLMRobertaForMaskedLM"]}, BERTS, "xlm-roberta"),
+        ({"architectures": ["MyForMaskedLM"]}, [f"roberta.{BERTS[0]}"], "roberta"),
+        ({"type_vocab_size": 1, "pad_token_id": 1}, BERTS, "roberta"),
+        ({"type_vocab_size": 1, "pad_token_id": 0}, BERTS, "bert"),
+        ({"type_vocab_size": 2, "pad_token_id": 1}, BERTS, "bert"),
+        ({"max_position_embeddings": 514}, BERTS, "roberta"),
+        ({"max_position_embeddings": 514}, [f"bert.{BERTS[0]}"], "bert"),
+        ({"max_position_embeddings": 512}, BERTS, "bert"),
+        ({"max_position_embeddings": 2}, BERTS, "bert"),
+        ({"arch": {}}, [], "crammedBERT"),
+        ({"arch": "bert"}, [], None),
+        ({}, [], None),
+    ],
+)
+def test_the_family_of_a_config_and_of_names(config: dict[str, Any], names: list[str], family: str | None) -> None:
+    assert recognise(config, names) == family
 
 
 def test_the_family_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,13 @@ def test_jsonl_survives_what_utf8_cannot_express(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8")) == {"id": "\ud800", "value": 1.0}
 
 
+def test_csv_lines_end_alike_and_those_within_values_stay(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "r.csv", [{"id": 1, "text": "a\r\nb\rc\nd", "label": "x"}], [{"id": 2, "text": "", "label": "y"}]
+    )
+    assert path.read_bytes() == b'id,text,label\n1,"a\r\nb\rc\nd",x\n2,,y\n'
+
+
 def test_csv_has_a_column_for_each_score_and_dimension(tmp_path: Path) -> None:
     path = write(tmp_path / "r.csv", SCORES[:1], SCORES[1:])
     with path.open(newline="", encoding="utf-8") as stream:

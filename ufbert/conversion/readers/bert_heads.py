@@ -122,9 +122,10 @@ def read_masked_lm_head(
     width, vocabulary = config.embedding_width, config.vocab_size
     state = read_transform(tensors, config, names, "transform")
     if names.bias is not None:
-        tensors.skip(f"{names.decoder}.bias")
-        bias = names.bias if names.bias in tensors else f"{names.decoder}.bias"
-        state["decoder.bias"] = tensors.take(bias, vocabulary)
+        tensors.skip(names.bias)
+        # Where both are there and differ, transformers has not tied them, and it is the decoder's own that it adds.
+        own = f"{names.decoder}.bias"
+        state["decoder.bias"] = tensors.take(own if own in tensors else names.bias, vocabulary)
     if not config.tie_word_embeddings:
         state["decoder.weight"] = tensors.take(f"{names.decoder}.weight", vocabulary, width)
     return state
