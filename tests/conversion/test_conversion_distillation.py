@@ -109,7 +109,7 @@ def test_without_gradients_or_routing_or_in_large_layers_it_is_the_plain_walk(mo
     small, dense = straight_through(3, 2), straight_through(8, 0)
     assert small(x).grad_fn is not None
     monkeypatch.setattr(module, "MAXIMUM_NEURONS", 21)
-    monkeypatch.setattr(module, "_StraightThrough", None)
+    monkeypatch.setattr(module, "StraightThroughByKernels", None)
     with pytest.raises(AttributeError):
         small(x)  # 21 neurons are not too many
     with torch.no_grad():
