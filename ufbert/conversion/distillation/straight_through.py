@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ufbert import numba_kernels
+from ufbert.cmm.branches import branch_gradients, path_activations
 from ufbert.model.fff import FFF
 
 from .path_passes import StraightThroughByPasses
@@ -64,9 +63,7 @@ class StraightThroughByKernels(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             inputs, rows_in, rows_out = x.to(dtype), w_in.to(dtype).flatten(0, 1), w_out.to(dtype).flatten(0, 1)
             logits = F.linear(inputs, rows_in, b_in.to(dtype).flatten())  # (tokens, P * N)
-            arrays = str(dtype).removeprefix("torch."), _stored(logits), trees
-            activations = numba_kernels.path_activations(*arrays, threads=torch.get_num_threads())
-            visited = torch.from_numpy(activations).view(dtype)
+            visited = path_activations(logits, trees)
             y = visited @ rows_out
         ctx.save_for_backward(inputs, rows_in, rows_out, logits, visited)
         ctx.shape, ctx.temperature = (trees, nodes), temperature
@@ -79,8 +76,7 @@ class StraightThroughByKernels(torch.autograd.Function):
         g = gradients[0].to(x.dtype)
         flat = g @ rows_out.T  # of every neuron, were it visited
         trees, nodes = ctx.shape
-        arrays = str(x.dtype).removeprefix("torch."), _stored(logits), _stored(flat), trees
-        numba_kernels.branch_gradients(*arrays, ctx.temperature, threads=torch.get_num_threads())
+        branch_gradients(logits, flat, trees, ctx.temperature)
         x_dtype, in_dtype, out_dtype = ctx.dtypes
         return (
             (flat @ rows_in).to(x_dtype),
@@ -89,9 +85,3 @@ class StraightThroughByKernels(torch.autograd.Function):
             (visited.T @ g).to(out_dtype).view(trees, nodes, -1),
             None,
         )
-
-
-def _stored(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """As the kernels take it: bfloat16 as its bits."""
-    bits = tensor.detach().view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor.detach()
-    return bits.numpy()
