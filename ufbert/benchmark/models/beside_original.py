@@ -33,7 +33,7 @@ def time_beside_original(
 ) -> MeasuredSpeed:
     """Time both for about `seconds`, in float32 and in what `--precision auto` takes here.
 
-    `texts` are token ids with special tokens. A call takes texts of `TOKENS` tokens in all, the last one cut, the same
+    `texts` are token ids with special tokens. A call takes texts of `TOKENS` tokens in all, cut to one length, the same
     ones for all. Both models stay as they are; of each a copy of its layers is packed for each precision. Raises
     `BackendError` where the trees cannot be walked.
     """
@@ -76,11 +76,14 @@ def encoder_runner(encoder: UltraFastBertModel, precision: str) -> Any:
 def text_batch(texts: Sequence[Sequence[int]], number: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     """ids and mask (B, T) of texts with so many tokens in all, the longest first; few texts repeat.
 
-    Each `number` below `INPUTS` begins with another text.
+    With each `number` below `INPUTS` they are longer. Those of a batch are cut to one length, but for the last: `ufbert
+    infer` sorts texts by length, so that of the many of a file few lengths meet in a batch.
     """
+    ordered = sorted(texts, key=len)
     start, chosen, missing = number * len(texts) // INPUTS, [], tokens
+    length = len(ordered[start])
     while missing:
-        chosen.append(list(texts[start % len(texts)][:missing]))
+        chosen.append(list(ordered[start % len(texts)][: min(length, missing)]))
         missing -= len(chosen[-1])
         start += 1
     chosen.sort(key=len, reverse=True)
