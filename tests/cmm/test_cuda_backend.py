@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -56,21 +57,25 @@ class Emulated:
 
 
 @pytest.fixture(params=["numba", "cuda-emulated", "cuda"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, torch.device]:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, torch.device]]:
     """Name of a backend and the device of its tensors."""
     if request.param == "numba":
-        return "numba", torch.device("cpu")
+        yield "numba", torch.device("cpu")
+        return
     if request.param == "cuda":
         if reason := launcher.availability():
             pytest.skip(reason)
-        return "cuda", torch.device("cuda", torch.cuda.current_device())
+        yield "cuda", torch.device("cuda", torch.cuda.current_device())
+        return
     emulated = Emulated(request.getfixturevalue("emulator"))
     monkeypatch.setattr(operator, "_unavailable", lambda *_: None)
     monkeypatch.setattr(cuda, "_addresses", emulated.addresses)
     monkeypatch.setattr(launcher, "_run", emulated.run)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: types.SimpleNamespace(cuda_stream=0))
-    return "cuda", torch.device("cpu")
+    operator._backend_for.cache_clear()
+    yield "cuda", torch.device("cpu")
+    operator._backend_for.cache_clear()  # that the CPU has this backend is no more true for the tests that follow
 
 
 def draw(tokens: int, hidden: int, trees: int, depth: int, dtype: torch.dtype, device: torch.device) -> Operands:
