@@ -19,7 +19,9 @@ __all__ = ["convert"]
 DEFAULTS = DistillationSettings()
 # What only --analyse takes, and what it has no use for.
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
-OF_STUDENT = ("trees", "shared", "dense", "shape", "layers", "drop_layers", "random_routing", "keep", "speed")
+OF_STUDENT = (
+    *("trees", "shared", "dense", "token_rows", "shape", "layers", "drop_layers", "random_routing", "keep", "speed"),
+)
 OF_DISTILLATION = (
     *(*OF_STUDENT, "task", "pair_column", "budget", "minutes", "steps"),
     *("batch_size", "learning_rate", "resume"),
@@ -64,12 +66,21 @@ def convert(
         int | None,
         typer.Option(metavar="N", help="In place of --trees: dense layers of N of their neurons; 0 for no layers."),
     ] = None,
+    token_rows: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="With --trees or --dense: beside the neurons of each layer a row for each of the N most frequent "
+            "tokens of the corpus, which costs memory and hardly any time.",
+        ),
+    ] = 0,
     shape: Annotated[
         str | None,
         typer.Option(
             metavar="SHAPE[,SHAPE]",
-            help="In place of --trees: 12x6, 12x6+64, dense:216 or none, one for all layers or one for each; or auto, "
-            "which chooses them for --keep or --speed.",
+            help="In place of --trees: 12x6, 12x6+64, dense:216, dense:216+rows:8192 or none, one for all layers or "
+            "one for each; or auto, which chooses them for --keep or --speed.",
         ),
     ] = None,
     keep: Annotated[
@@ -255,6 +266,7 @@ def convert(
         depth=depth,
         shared=shared,
         dense=dense,
+        token_rows=token_rows,
         shape=() if shape is None else tuple(part.strip() for part in shape.split(",")),
         layers=layers,
         drop_layers=drop_layers,

@@ -68,10 +68,11 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("beside", [[], ["--token-rows", "9"]], ids=["trees", "trees beside rows"])
 def test_an_interrupted_run_ends_with_the_weights_of_one_never_interrupted(
-    dense: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    beside: list[str], dense: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [*OPTIONS, "--corpus", str(corpus)]
+    options = [*OPTIONS, *beside, "--corpus", str(corpus)]
     code, err = run_convert(capsys, dense, tmp_path / "whole", *options)
     assert code == 0, err
     out, kept = tmp_path / "out", tmp_path / "out.partial"

@@ -247,7 +247,7 @@ def test_routing_at_random_is_said_and_placed(dense: Path, corpus: Path, tmp_pat
         ("--shape 2x1 --shared 2 -", "--shared 2: --shape writes shared neurons itself, as in 12x6+64; leave it out"),
         (
             "--shape 2x1,2y1 -",
-            "--shape 2x1,2y1: '2y1' is no feedforward layer; write none, dense:N, PxD or PxD+S, such",
+            "--shape 2x1,2y1: '2y1' is no feedforward layer; write none, dense:N, PxD or PxD+S, and",
         ),
         ("--shape 2x1,none -", "--shape 2x1,none: 2 shapes, and {source} has 4 layers; give one for all of them, or"),
         ("--shape 2x1,none --layers 0 -", "--layers 0: --shape has an entry for each layer already; give one shape,"),

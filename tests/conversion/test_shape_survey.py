@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ufbert import UltraFastBertConfig, UltraFastBertForMaskedLM
-from ufbert.conversion.distillation.automatic.errors import LayerFits, Pace, fit_shapes
+from ufbert.conversion.distillation.automatic.errors import BesideRows, LayerFits, Pace, fit_shapes
 from ufbert.conversion.distillation.automatic.quality import ExpectedQuality, stored
 from ufbert.conversion.distillation.dense_initialization import initialize_dense
 from ufbert.conversion.distillation.layer_inputs import collect_layer_samples
@@ -18,11 +18,13 @@ from ufbert.conversion.distillation.layer_regression import relative_error
 from ufbert.conversion.distillation.left_out import LeftOut
 from ufbert.conversion.distillation.student import StudentPlan, new_student
 from ufbert.conversion.distillation.texts import Batch
+from ufbert.conversion.distillation.token_rows import RankedRows, RankedTokens
 from ufbert.model.encoder import DenseFeedforward, Layer, UltraFastBertModel
 from ufbert.model.pooling import pool
 from ufbert.model.shapes import FeedforwardShape, parse_shape
 
 SHAPES = tuple(map(parse_shape, ("none", "dense:8", "dense:16", "4x2", "2x3+4")))
+BESIDE_ROWS = tuple(map(parse_shape, ("rows:20", "dense:8+rows:20", "4x2+rows:20")))
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "gated"])
@@ -48,17 +50,24 @@ def fits(model: UltraFastBertForMaskedLM, batches: list[Batch]) -> list[LayerFit
     train = collect_layer_samples(model.encoder, batches[:6], 10_000)
     held_out = collect_layer_samples(model.encoder, batches[6:], 10_000)
     layers = [layer for layer in model.encoder.layers if isinstance(layer, Layer)]
-    return [LayerFits(layers[i], model.config, train[i], held_out[i]) for i in range(2)]
+    ranks = torch.randperm(60, generator=torch.Generator().manual_seed(2))
+    tokens = RankedTokens(ranks, model.encoder.embeddings.word.weight.detach())
+    return [LayerFits(layers[i], model.config, train[i], held_out[i], tokens) for i in range(2)]
 
 
 def test_each_shape_is_fitted_as_the_conversion_begins_with_it(fits: list[LayerFits]) -> None:
     here = fits[0]
     errors = {}
-    for shape in SHAPES:
+    for shape in (*SHAPES, *BESIDE_ROWS):
         error, fitted = here.fit(shape)
         errors[str(shape)] = error
         if isinstance(fitted, LeftOut):
             assert error == fitted.relative_error(here.teacher, here.held_out, here.mean) ** 2
+        elif isinstance(fitted, BesideRows):
+            assert here.tokens is not None
+            rows = RankedRows(fitted.rows, here.tokens)
+            both = relative_error(fitted.neurons, here.teacher, here.held_out, here.mean, rows)
+            assert error == pytest.approx(both**2)
         else:
             assert error == pytest.approx(relative_error(fitted, here.teacher, here.held_out, here.mean) ** 2)
         if isinstance(fitted, DenseFeedforward):  # neurons are ranked once for all widths, which changes nothing
@@ -66,6 +75,9 @@ def test_each_shape_is_fitted_as_the_conversion_begins_with_it(fits: list[LayerF
             initialize_dense(alone, here.dense, here.train.x, here.train.y)
             torch.testing.assert_close(fitted.state_dict(), alone.state_dict())
     assert 0 < errors["dense:16"] < errors["dense:8"] < errors["none"] <= 1.5
+    assert errors["dense:8+rows:20"] < errors["dense:8"]
+    assert errors["4x2+rows:20"] < errors["4x2"]
+    assert errors["rows:20"] < 1
 
 
 def test_what_would_not_be_ready_in_time_is_left_out(fits: list[LayerFits]) -> None:
@@ -88,14 +100,14 @@ def test_what_would_not_be_ready_in_time_is_left_out(fits: list[LayerFits]) -> N
     assert set(found) == set(SHAPES[:2])
 
 
-@pytest.mark.parametrize("shapes", [("4x2", "none"), ("dense:32", "dense:8")])
+@pytest.mark.parametrize("shapes", [("4x2", "none"), ("dense:32", "dense:8"), ("rows:20", "4x2+rows:20")])
 def test_the_expected_quality_is_that_of_the_model_with_the_fitted_layers(
     shapes: tuple[str, str], model: UltraFastBertForMaskedLM, fits: list[LayerFits], batches: list[Batch]
 ) -> None:
     teacher = model.encoder
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     replaced = {i: fits[i].fit(parse_shape(s))[1] for i, s in enumerate(shapes) if s != "dense:32"}
-    quality = ExpectedQuality(teacher, batches[6:], "mean")
+    quality = ExpectedQuality(teacher, batches[6:], "mean", tokens=fits[0].tokens)
     assert quality.of({}) == pytest.approx(1.0)
     config = model.config.replace(feedforward_layers=shapes)
     student = new_student(model, StudentPlan(model.config, config, (0, 1), tuple(replaced)))
@@ -107,6 +119,11 @@ def test_the_expected_quality_is_that_of_the_model_with_the_fitted_layers(
         assert isinstance(layer, Layer)
         if isinstance(fitted, LeftOut):
             fitted.put_into(layer)
+        elif isinstance(fitted, BesideRows):
+            tokens = fits[index].tokens
+            assert tokens is not None
+            encoder.embeddings.token_ranks = tokens.ranks
+            layer.feedforward, layer.token_rows = fitted.neurons, fitted.rows
         else:
             assert layer.feedforward is not None
             layer.feedforward.load_state_dict(fitted.state_dict())

@@ -30,6 +30,9 @@ MIXED = ("2x3", "dense:24", "none", "1x2+5")
         ("12x6+64", "12x6+64", 148, 1588, None),
         ("12x6+0", "12x6", 84, 1524, None),
         ("8x0+4", "8x0+4", 12, 12, 12),
+        ("dense:216+rows:50", "dense:216+rows:50", 216, 216, None),
+        ("12x6+64+rows:50", "12x6+64+rows:50", 148, 1588, None),
+        ("rows:50", "rows:50", 0, 0, None),
     ],
 )
 def test_a_shape_and_its_neurons(text: str, written: str, used: int, available: int, width: int | None) -> None:
@@ -44,7 +47,8 @@ def test_what_is_no_shape_is_one_line_with_the_forms(text: Any) -> None:
     with pytest.raises(ConfigError) as error:
         parse_shape(text)
     assert str(error.value) == (
-        f"{text!r} is no feedforward layer; write none, dense:N, PxD or PxD+S, such as dense:216 or 12x6+64"
+        f"{text!r} is no feedforward layer; write none, dense:N, PxD or PxD+S, and +rows:N behind them, such as "
+        "dense:216 or 12x6+64+rows:8192"
     )
 
 

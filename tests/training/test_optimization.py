@@ -82,5 +82,5 @@ def test_adamw_has_the_recipes_constants(tiny_config: UltraFastBertConfig) -> No
     optimizer = build_optimizer(UltraFastBertForMaskedLM(tiny_config), TrainingSettings())
     assert isinstance(optimizer, torch.optim.AdamW)
     assert all((g["betas"], g["eps"]) == ((0.9, 0.98), 1e-12) for g in optimizer.param_groups)
-    set_learning_rate(optimizer, 0.5)
+    set_learning_rate(0.5, optimizer)
     assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.5]

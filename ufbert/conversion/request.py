@@ -35,6 +35,8 @@ class ConversionRequest:
     """Dense neurons beside the trees of every layer."""
     dense: int | None = None
     """Neurons of every layer, dense ones, in place of trees; 0 for no feedforward layers."""
+    token_rows: int = 0
+    """Tokens that have a row of their own in every layer, beside its neurons."""
     shape: tuple[str, ...] = ()
     """What the layers become as `feedforward_layers` of a config writes it, one for all or one for each; or `auto`."""
     layers: str | None = None
@@ -96,6 +98,7 @@ class ConversionRequest:
             depth=self.depth,
             shared=self.shared,
             dense=self.dense,
+            token_rows=self.token_rows,
             shape=self.shape,
             layers=self.layers,
             drop_layers=self.drop_layers,

@@ -31,6 +31,8 @@ class StudentRequest:
     """What the student is to keep of the original's quality, above 0 and below 1: its layers are chosen for that."""
     speed: float | None = None
     """How many times as fast as the original it is to be, above 1: its layers are chosen for that."""
+    token_rows: int = 0
+    """Of the layers to be chosen: tokens that have a row of their own beside the neurons."""
 
     @property
     def automatic(self) -> bool:
@@ -56,6 +58,7 @@ def read_student(
     depth: int | None = None,
     shared: int = 0,
     dense: int | None = None,
+    token_rows: int = 0,
     shape: tuple[str, ...] = (),
     layers: str | None = None,
     drop_layers: str | None = None,
@@ -76,10 +79,17 @@ def read_student(
             "--drop-layers": drop_layers is None,
             "--random-routing": not random_routing,
         }
-        return _automatic(shape, keep, speed, layers, [name for name, is_absent in absent.items() if not is_absent])
+        return _automatic(
+            shape, keep, speed, token_rows, layers, [name for name, is_absent in absent.items() if not is_absent]
+        )
     kinds = {"--trees": of_trees, "--dense": dense is not None, "--shape": bool(shape)}
     given = [name for name, there in kinds.items() if there]
-    others = {"--shared": bool(shared), "--layers": layers is not None, "--random-routing": random_routing}
+    others = {
+        "--shared": bool(shared),
+        "--token-rows": bool(token_rows),
+        "--layers": layers is not None,
+        "--random-routing": random_routing,
+    }
     if drop_layers is not None:
         if beside := [*given, *(name for name, there in others.items() if there)]:
             raise ConfigError(
@@ -90,12 +100,21 @@ def read_student(
         raise ConfigError(f"{' and '.join(given)} both say what the layers become; give one of them")
     if shared and shape:
         raise ConfigError(f"--shared {shared}: --shape writes shared neurons itself, as in 12x6+64; leave it out")
+    if token_rows and shape:
+        raise ConfigError(
+            f"--token-rows {token_rows}: --shape writes rows itself, as in dense:216+rows:{token_rows}; leave it out"
+        )
     if shared and not of_trees:
         raise ConfigError(f"--shared {shared} without trees to stand beside: give --trees and --depth too")
     if not given:
         if layers is not None:
             raise ConfigError(
                 f"--layers {layers} says where, not what: give --trees and --depth, --dense or --shape too"
+            )
+        if token_rows:
+            raise ConfigError(
+                f"--token-rows {token_rows} stand beside neurons: give --trees and --depth or --dense too; --dense 0 "
+                "is for rows alone"
             )
         if random_routing:
             raise ConfigError("--random-routing is of trees: give --trees and --depth too")
@@ -110,6 +129,9 @@ def read_student(
         shapes, options = (FeedforwardShape.of_dense(dense),), f"--dense {dense}"
     else:
         shapes, options = _spelled(shape), f"--shape {','.join(shape)}"
+    if token_rows:
+        shapes = tuple(one.with_rows(token_rows) for one in shapes)
+        options += f" --token-rows {token_rows}"
     if layers is not None and len(shapes) > 1:
         raise ConfigError(
             f"--layers {layers}: --shape has an entry for each layer already; give one shape, or no --layers"
@@ -121,7 +143,12 @@ def read_student(
 
 
 def _automatic(
-    shape: tuple[str, ...], keep: float | None, speed: str | None, layers: str | None, beside: list[str]
+    shape: tuple[str, ...],
+    keep: float | None,
+    speed: str | None,
+    token_rows: int,
+    layers: str | None,
+    beside: list[str],
 ) -> StudentRequest:
     """Shapes that are to be chosen; `beside` names the options given that say what the layers become."""
     spelled = ",".join(shape)
@@ -144,8 +171,9 @@ def _automatic(
     given = [f"--shape {AUTO}"] if times is None else []
     given += [] if keep is None else [f"--keep {keep:g}"]
     given += [] if times is None else [f"--speed {times:g}x"]
+    given += [f"--token-rows {token_rows}"] if token_rows else []
     chosen = () if layers is None else parse_layers("--layers", layers)
-    return StudentRequest(" ".join(given), layers=chosen, keep=keep, speed=times)
+    return StudentRequest(" ".join(given), layers=chosen, keep=keep, speed=times, token_rows=token_rows)
 
 
 def _times(speed: str) -> float:

@@ -206,7 +206,7 @@ class FinetuningRun(abc.ABC):
                 step - 1, self.total_steps, warmup_fraction=settings.warmup_fraction, decay=settings.schedule
             )
             rate = settings.learning_rate * share
-            set_learning_rate(optimizer, rate)
+            set_learning_rate(rate, optimizer)
             batch = self.train_sequences.batch(rows.tolist(), config.pad_token_id, config.type_vocab_size > 1)
             with autocast(self.device, self.dtype):
                 loss = self._loss(rows, {k: v.to(self.device) for k, v in batch.items()})

@@ -25,6 +25,7 @@ from ufbert.model.encoder import Embeddings, Layer
 from ufbert.model.encoder import UltraFastBertModel as Encoder
 from ufbert.model.fff import FFF
 from ufbert.model.heads import ClassificationHead, HeadTransform, labelled_positions, masked_lm_loss, sequence_loss
+from ufbert.model.token_rows import TokenRows
 
 from .configuration import UltraFastBertConfig
 
@@ -65,10 +66,11 @@ class UltraFastBertPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding, as `resize_token_embeddings` does."""
         self.encoder.embeddings.add_module("word", value)
+        self.encoder.embeddings.rank_new_tokens(len(value.get_parameter("weight")))
 
     def _init_weights(self, module: nn.Module) -> None:
         # Called for whatever no file held: heads, and the position table, which no file ever holds.
-        if isinstance(module, FFF | nn.LayerNorm):
+        if isinstance(module, FFF | nn.LayerNorm | TokenRows):
             module.reset_parameters()
         elif isinstance(module, Embeddings):
             if module.config.position_embedding_type == "scaled-sinusoidal":

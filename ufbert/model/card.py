@@ -40,6 +40,9 @@ def model_card(
         layer = "none"
     else:
         layer = f"dense, {config.intermediate_size:,} neurons per layer"
+    if config.token_rows:
+        rows_there = f"rows of {config.token_rows:,} tokens"
+        layer = rows_there if config.feedforward == "none" else f"{layer}, beside {rows_there}"
     rows = {
         "layers x hidden size": f"{config.num_hidden_layers} x {config.hidden_size}",
         "attention heads": str(config.num_attention_heads)

@@ -67,9 +67,12 @@ class UltraFastBertConfig:
     """Dense neurons beside the trees that every token uses; ignored by other feedforward layers."""
     intermediate_size: int = 3072
     """Neurons of a dense feedforward layer; ignored otherwise."""
+    token_rows: int = 0
+    """Tokens of the vocabulary that have a row of their own in each feedforward layer, beside its neurons."""
     feedforward_layers: tuple[str, ...] = ()
-    """What each layer's feedforward layer is where they differ, in place of the five fields above: `none`, `dense:216`,
-    `12x6` (trees x depth) or `12x6+64` (beside shared neurons), from the first layer on. Empty: all are alike."""
+    """What each layer's feedforward layer is where they differ, in place of the six fields above: `none`, `dense:216`,
+    `12x6` (trees x depth) or `12x6+64` (beside shared neurons), with `+rows:8192` beside token rows, from the first
+    layer on. Empty: all are alike."""
     hidden_act: str = "gelu"
     """Activation of dense feedforward layers and the prediction head; `fff` always uses exact GELU."""
     is_gated_act: bool = False
@@ -178,6 +181,7 @@ class UltraFastBertConfig:
             ("relative_attention_num_buckets", 4 if self.relative_attention_num_buckets else 0),
             ("max_position_embeddings", 1),
             ("shared_neurons", 0),
+            ("token_rows", 0),
             ("intermediate_size", 1),
             ("type_vocab_size", 0),
             ("position_offset", 0),
@@ -215,6 +219,8 @@ class UltraFastBertConfig:
             )
         if self.feedforward_layers:
             self._settle_layers()
+        if (rows := max((shape.token_rows for shape in self.layer_shapes), default=0)) > self.vocab_size:
+            raise ConfigError(f"rows of {rows:,} tokens: the vocabulary has {self.vocab_size:,}; give at most so many")
         if self.feedforward == "fff" and not self.feedforward_layers:
             check_shape(self.hidden_size, self.trees, self.depth)
 
@@ -275,13 +281,20 @@ class UltraFastBertConfig:
         if self.feedforward_layers:
             return parse_shape(self.feedforward_layers[index])
         if self.feedforward == "fff":
-            return FeedforwardShape.of_trees(self.trees, self.depth, self.shared_neurons)
-        return FeedforwardShape.of_dense(self.intermediate_size if self.feedforward == "dense" else 0)
+            shape = FeedforwardShape.of_trees(self.trees, self.depth, self.shared_neurons)
+        else:
+            shape = FeedforwardShape.of_dense(self.intermediate_size if self.feedforward == "dense" else 0)
+        return shape.with_rows(self.token_rows)
 
     @property
     def layer_shapes(self) -> tuple[FeedforwardShape, ...]:
         """The feedforward layers of all layers."""
         return tuple(self.layer_shape(index) for index in range(self.num_hidden_layers))
+
+    @property
+    def has_token_rows(self) -> bool:
+        """Whether any layer has token rows, so that a model must know how frequent each token is."""
+        return any(shape.token_rows for shape in self.layer_shapes)
 
     @property
     def feedforward_kind(self) -> str:
@@ -307,7 +320,9 @@ class UltraFastBertConfig:
         if self.feedforward_layers:
             return f"feedforward layers that differ ({describe_layers(self.layer_shapes)})"
         names = {"fff": "fast feedforward layers", "dense": "dense layers", "none": "no feedforward layers"}
-        return names[self.feedforward]
+        if not self.token_rows:
+            return names[self.feedforward]
+        return "token rows" if self.feedforward == "none" else f"{names[self.feedforward]} beside token rows"
 
     @property
     def label_names(self) -> list[str]:
@@ -325,6 +340,8 @@ class UltraFastBertConfig:
         values["feedforward_layers"] = list(self.feedforward_layers)
         if not self.feedforward_layers:  # a file without it can be read by releases that do not know it
             del values["feedforward_layers"]
+        if not self.token_rows:
+            del values["token_rows"]
         if self.id2label is not None:
             values["id2label"] = {str(k): v for k, v in self.id2label.items()}
             values["label2id"] = {v: k for k, v in self.id2label.items()}

@@ -22,6 +22,7 @@ from .config import UltraFastBertConfig
 from .fff import FFF
 from .positions import View, nearby, relative_bias, rotation_of, sinusoids
 from .pretrained import PretrainedModel
+from .token_rows import TokenRows
 
 __all__ = ["ACTIVATIONS", "Embeddings", "EncoderOutput", "Layer", "UltraFastBertModel", "layer_norm", "set_dropout"]
 
@@ -50,6 +51,8 @@ class Embeddings(nn.Module):
     """Sum of word, position and (where the config has them) token-type embeddings, normed, and projected if so."""
 
     positions: torch.Tensor
+    token_ranks: torch.Tensor | None
+    """(V,) int64: how many tokens of the vocabulary are more frequent; only where layers have token rows."""
 
     def __init__(self, config: UltraFastBertConfig) -> None:
         super().__init__()
@@ -64,6 +67,8 @@ class Embeddings(nn.Module):
             self.position = nn.Embedding(rows, width)
         if config.type_vocab_size:
             self.token_type = nn.Embedding(config.type_vocab_size, width)
+        # Vocabularies that were built merge by merge are near this order; a conversion counts its corpus.
+        self.register_buffer("token_ranks", torch.arange(config.vocab_size) if config.has_token_rows else None)
         self.norm = layer_norm(config, width) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.projection = None if config.embedding_size is None else nn.Linear(width, config.hidden_size)
@@ -75,6 +80,17 @@ class Embeddings(nn.Module):
         if self.config.position_embedding_type == "scaled-sinusoidal":
             rows, columns = self.positions.shape
             self.positions = sinusoids(rows, columns)
+
+    def ranks(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """Of tokens, in the shape of their ids; None where no layer asks for them."""
+        return None if self.token_ranks is None else self.token_ranks[input_ids]
+
+    def rank_new_tokens(self, vocab_size: int) -> None:
+        """After the vocabulary has become so large: new tokens are the rarest, with the row of all others."""
+        known = self.token_ranks
+        if known is not None:
+            new = torch.arange(len(known), vocab_size, dtype=known.dtype, device=known.device)
+            self.token_ranks = torch.cat((known[:vocab_size], new))
 
     def forward(
         self,
@@ -159,7 +175,7 @@ class Layer(nn.Module):
         self.attention_norm: nn.Module = nn.Identity() if bare else layer_norm(config, config.hidden_size)
         self.attention = SelfAttention(config)
         shape = config.layer_shape(index)
-        self.feedforward_norm = None if shape.kind == "none" else layer_norm(config, config.hidden_size)
+        self.feedforward_norm = None if shape.absent else layer_norm(config, config.hidden_size)
         self.feedforward: FFF | DenseFeedforward | None
         if shape.kind == "none":
             self.feedforward = None
@@ -174,21 +190,31 @@ class Layer(nn.Module):
             )
         else:
             self.feedforward = DenseFeedforward(config, shape.intermediate_size)
+        self.token_rows = TokenRows(shape.token_rows, config.hidden_size) if shape.token_rows else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, x: torch.Tensor, *view: torch.Tensor | None) -> torch.Tensor:
-        """x (B, T, H) and the parts of a `View` -> (B, T, H)."""
+    def forward(self, x: torch.Tensor, *view: torch.Tensor | None, ranks: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B, T, H), the parts of a `View`, and the tokens' ranks (B, T) for token rows -> (B, T, H)."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), *view))
         else:
             x = self.attention_norm(x + self.dropout(self.attention(x, *view)))
-        if self.feedforward is None or self.feedforward_norm is None:
+        if self.feedforward_norm is None:
             return x
         if self.pre_norm:
-            x = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-        else:
-            x = self.feedforward_norm(x + self.dropout(self.feedforward(x)))
-        return x
+            fed: torch.Tensor = x + self.dropout(self._fed(self.feedforward_norm(x), ranks))
+            return fed
+        normed: torch.Tensor = self.feedforward_norm(x + self.dropout(self._fed(x, ranks)))
+        return normed
+
+    def _fed(self, x: torch.Tensor, ranks: torch.Tensor | None) -> torch.Tensor:
+        """What neurons and token rows put out together; at least one of them is there."""
+        if self.token_rows is None or ranks is None:
+            assert self.feedforward is not None
+            fed: torch.Tensor = self.feedforward(x)
+            return fed
+        rows: torch.Tensor = self.token_rows(ranks)
+        return rows if self.feedforward is None else self.feedforward(x) + rows
 
 
 class UltraFastBertModel(PretrainedModel):
@@ -229,11 +255,14 @@ class UltraFastBertModel(PretrainedModel):
 
         A list given as `states` takes the embeddings and what each layer makes of them, the result last.
         `inputs_embeds` and `position_ids` are those of `Embeddings`. Raises `DataError` when T exceeds
-        `max_position_embeddings`, and unless one of `input_ids` and `inputs_embeds` is given.
+        `max_position_embeddings`, unless one of `input_ids` and `inputs_embeds` is given, and for `inputs_embeds` where
+        layers have token rows.
         """
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         if inputs is None or (input_ids is not None and inputs_embeds is not None):
             raise DataError("input_ids or inputs_embeds: give exactly one of the two")
+        if input_ids is None and self.config.has_token_rows:
+            raise DataError("inputs_embeds: the model's layers have rows for tokens; give input_ids, which name them")
         if inputs.shape[1] > self.config.max_position_embeddings:
             raise DataError(
                 f"{inputs.shape[1]} tokens are more than the model's maximum of "
@@ -243,10 +272,11 @@ class UltraFastBertModel(PretrainedModel):
         x = self.embeddings(input_ids, token_type_ids, inputs_embeds, position_ids)
         positions = torch.arange(x.shape[1], device=x.device) if position_ids is None else position_ids[:, None]
         views = self._views(mask, x.shape[1], positions)
+        ranks = None if input_ids is None else self.embeddings.ranks(input_ids)
         for index, layer in enumerate(self.layers):
             if states is not None:
                 states.append(x)
-            x = layer(x, *views[self.config.is_local(index)])
+            x = layer(x, *views[self.config.is_local(index)], ranks=ranks)
         result: torch.Tensor = x if self.final_norm is None else self.final_norm(x)
         if states is not None:
             states.append(result)

@@ -4,13 +4,15 @@ none     no feedforward layer
 dense:N  a dense layer of N neurons
 PxD      P trees of depth D
 PxD+S    the same beside S shared neurons, which every token uses
+rows:N   no neurons: a row of its own for each of the N most frequent tokens, and one for all others
+...+rows:N  any of the above but none, beside such rows
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +21,7 @@ from ufbert.errors import ConfigError
 
 __all__ = ["SHAPES", "FeedforwardShape", "describe_layers", "parse_shape", "read_layers"]
 
-SHAPES = "none, dense:N, PxD or PxD+S"
+SHAPES = "none, dense:N, PxD or PxD+S, and +rows:N behind them"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class FeedforwardShape:
     """Dense neurons beside the trees."""
     intermediate_size: int = 0
     """Neurons of a dense layer."""
+    token_rows: int = 0
+    """Tokens of the vocabulary that have a row of their own in the layer: see `model.token_rows`."""
 
     @classmethod
     def of_trees(cls, trees: int, depth: int, shared_neurons: int = 0) -> FeedforwardShape:
@@ -46,9 +50,23 @@ class FeedforwardShape:
         return cls("dense", intermediate_size=neurons) if neurons else cls("none")
 
     def __str__(self) -> str:
+        parts = []
         if self.kind == "fff":
-            return f"{self.trees}x{self.depth}" + (f"+{self.shared_neurons}" if self.shared_neurons else "")
-        return f"dense:{self.intermediate_size}" if self.kind == "dense" else "none"
+            parts.append(f"{self.trees}x{self.depth}" + (f"+{self.shared_neurons}" if self.shared_neurons else ""))
+        elif self.kind == "dense":
+            parts.append(f"dense:{self.intermediate_size}")
+        if self.token_rows:
+            parts.append(f"rows:{self.token_rows}")
+        return "+".join(parts) or "none"
+
+    def with_rows(self, tokens: int) -> FeedforwardShape:
+        """The same neurons beside rows for so many tokens."""
+        return replace(self, token_rows=tokens)
+
+    @property
+    def absent(self) -> bool:
+        """Whether there is no such layer at all."""
+        return self.kind == "none" and not self.token_rows
 
     @property
     def neurons_available(self) -> int:
@@ -64,21 +82,28 @@ class FeedforwardShape:
 
     @property
     def dense_width(self) -> int | None:
-        """Neurons, if all tokens use the same ones; None for trees that decide, and for no layer."""
-        return None if self.kind == "none" or self.depth else self.neurons_available
+        """Neurons, if all tokens use the same ones and nothing else; None for trees that decide, and for no layer."""
+        return None if self.kind == "none" or self.depth or self.token_rows else self.neurons_available
 
     def describe(self) -> str:
         """For people: "12 trees of depth 6 beside 64 shared neurons"."""
-        if self.kind == "none":
+        if self.absent:
             return "no feedforward layer"
+        parts = []
         if self.kind == "dense":
-            return f"{self.intermediate_size:,} dense neurons"
-        beside = f" beside {self.shared_neurons} shared neurons" if self.shared_neurons else ""
-        return f"{self.trees} trees of depth {self.depth}{beside}"
+            parts.append(f"{self.intermediate_size:,} dense neurons")
+        elif self.kind == "fff":
+            parts.append(f"{self.trees} trees of depth {self.depth}")
+        if self.shared_neurons:
+            parts.append(f"{self.shared_neurons} shared neurons")
+        if self.token_rows:
+            parts.append(f"rows of {self.token_rows:,} tokens")
+        first, *others = parts
+        return f"{first} beside {' and '.join(others)}" if others else first
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of a config whose layers all are this one; what it says nothing of is left out."""
-        fields: dict[str, Any] = {"feedforward": self.kind}
+        fields: dict[str, Any] = {"feedforward": self.kind, "token_rows": self.token_rows}
         if self.kind == "fff":
             fields |= {"trees": self.trees, "depth": self.depth, "shared_neurons": self.shared_neurons}
         elif self.kind == "dense":
@@ -89,6 +114,12 @@ class FeedforwardShape:
 def parse_shape(text: Any) -> FeedforwardShape:
     """The shape that `text` writes. Raises `ConfigError` for what is none of the forms, or has nothing in it."""
     written = text.strip() if isinstance(text, str) else ""
+    if match := re.fullmatch(r"(?:(.+)\+)?rows:(\d+)", written):
+        if not int(match[2]):
+            raise ConfigError(f"{written}: rows are those of at least 1 token; leave them out for none")
+        if match[1] == "none":
+            raise ConfigError(f"{written}: write rows:{match[2]} for rows without neurons")
+        return (parse_shape(match[1]) if match[1] else FeedforwardShape("none")).with_rows(int(match[2]))
     if written == "none":
         return FeedforwardShape("none")
     if match := re.fullmatch(r"dense:(\d+)", written):
@@ -99,7 +130,7 @@ def parse_shape(text: Any) -> FeedforwardShape:
         if not int(match[1]):
             raise ConfigError(f"{written}: a layer of trees has at least 1; write none for no feedforward layer")
         return FeedforwardShape.of_trees(int(match[1]), int(match[2]), int(match[3] or 0))
-    raise ConfigError(f"{text!r} is no feedforward layer; write {SHAPES}, such as dense:216 or 12x6+64")
+    raise ConfigError(f"{text!r} is no feedforward layer; write {SHAPES}, such as dense:216 or 12x6+64+rows:8192")
 
 
 def read_layers(written: Iterable[Any], layers: int, hidden_size: int) -> tuple[FeedforwardShape, ...]:

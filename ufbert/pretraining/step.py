@@ -88,7 +88,7 @@ class TrainingStep:
         mean = float(loss)
         applied = math.isfinite(mean) and math.isfinite(norm)
         if applied:
-            set_learning_rate(self.optimizer, learning_rate)
+            set_learning_rate(learning_rate, self.optimizer)
             self.optimizer.step()
         return StepResult(mean, norm, applied)
 

@@ -18,7 +18,7 @@ from .sections import ENDS, Settings
 
 __all__ = ["ALIKE", "Layers", "Where", "suggestion", "typed"]
 
-ALIKE = ("feedforward", "trees", "depth", "shared_neurons", "intermediate_size")
+ALIKE = ("feedforward", "trees", "depth", "shared_neurons", "intermediate_size", "token_rows")
 """The keys of `[model]` in whose place `feedforward_layers` speaks of each layer."""
 Where = Callable[[str], str]
 """The place of a dotted key, for an error."""

@@ -55,7 +55,8 @@ def named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter
     }
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def set_learning_rate(learning_rate: float, *optimizers: torch.optim.Optimizer) -> None:
     """The learning rate of the next step, in every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate

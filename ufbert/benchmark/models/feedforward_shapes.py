@@ -47,7 +47,7 @@ def time_shapes(
     contestants += [
         Contestant(str(shape), [_layer_runner(original.config, shape, precision)], tokens)
         for shape in shapes
-        if shape.kind != "none"
+        if not shape.absent
     ]
     with Threads(threads):
         clock = Clock(CPU)
@@ -73,16 +73,16 @@ def _layer_runner(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Calls the second half of an encoder's layer on tokens (total, H)."""
     # A model of this one layer, so that it is packed as the layers of a whole model are; its table has few rows.
-    own = config.replace(num_hidden_layers=1, feedforward_layers=(str(shape),), vocab_size=config.pad_token_id + 1)
+    least = max(config.pad_token_id + 1, shape.token_rows)
+    own = config.replace(num_hidden_layers=1, feedforward_layers=(str(shape),), vocab_size=least)
     packed: Any = prepare(UltraFastBertModel(own), precision, CPU, resolve_backend("auto", CPU))
     layer = packed.layers[0]
 
+    ranks = torch.randint(shape.token_rows, (TOKENS,)) if shape.token_rows else None
+
     def run(x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            if layer.pre_norm:
-                y: torch.Tensor = layer.feedforward(layer.feedforward_norm(x), x)
-            else:
-                y = layer.feedforward_norm(layer.feedforward(x, x))
+            y: torch.Tensor = layer.feed(x, ranks)
         return y
 
     return run

@@ -96,7 +96,7 @@ def analyse_checkpoint(request: AnalysisRequest) -> Results:
 def check_analysable(loaded: LoadedCheckpoint) -> None:
     """Raise `CheckpointError` unless the model has dense layers, and a tokenizer to read text with."""
     config = loaded.model.config
-    if config.feedforward_layers:
+    if config.feedforward_layers or config.token_rows:
         raise CheckpointError(
             f"{loaded.name}: has {config.feedforward_name}; --analyse takes a model whose layers are dense and alike"
         )

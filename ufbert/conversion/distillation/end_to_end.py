@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.pooling import pool
+from ufbert.model.token_rows import TokenRows
 from ufbert.settings.distillation import DistillationSettings
 from ufbert.system.devices import autocast
 from ufbert.training.budget import TrainingBudget
@@ -72,13 +73,19 @@ def train_end_to_end(
     `targets` has for each of the student's states the number of the teacher's that it learns.
     `phase` keeps the training on the way, and takes up what was kept.
     """
-    # The tables stay: a batch has few of their rows.
+    # The embeddings' tables stay: a batch has few of their rows.
     named = {name: p for name, p in student.named_parameters() if not name.startswith("embeddings.")}
-    trained = list(named.values())
-    optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=BETAS, fused=True)
+    rows = [module for module in student.modules() if isinstance(module, TokenRows)]
+    tables = {id(module.weight) for module in rows}
+    trained = [parameter for parameter in named.values() if id(parameter) not in tables]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(trained, lr=learning_rate, betas=BETAS, fused=True)]
+    if rows:  # a step over whole tables would take as long as one over everything else
+        optimizers.append(torch.optim.SparseAdam([module.weight for module in rows], lr=learning_rate, betas=BETAS))
+    for module in rows:
+        module.sparse_gradient = True
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(False)
-    phase.begin(named, optimizer)
+    phase.begin(named, *optimizers)
     with record_hidden_states(teacher) as wanted, record_hidden_states(student) as got:
         while (done := budget.fraction()) < 1.0:
             batch = next(batches)
@@ -97,17 +104,20 @@ def train_end_to_end(
                 mine, theirs = (head.logits(states[-1].float(), batch) for states in (got, wanted))
                 task = head.loss(mine, theirs)
             loss = hidden + TASK_WEIGHT * task
-            optimizer.zero_grad()
+            student.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, CLIP)
-            set_learning_rate(optimizer, learning_rate * one_cycle(done))
-            optimizer.step()
+            set_learning_rate(learning_rate * one_cycle(done), *optimizers)
+            for optimizer in optimizers:
+                optimizer.step()
             budget.count()
             value = float(task.detach())
             report(StepReport(float(hidden.detach()), *((value, None) if head is None else (None, value))))
             phase.after_step()
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(True)
+    for module in rows:
+        module.sparse_gradient = False
 
 
 def _hidden_loss(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -66,9 +66,15 @@ class KeptPhase:
         """How much of the phase an earlier session has done, by its budget."""
         return self.budget.share(self.kept["steps"], self.kept["seconds"]) if self.kept else 0.0
 
-    def begin(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-        """The training of `parameters` is about to begin. Raises `OutputError` for a state that does not fit them."""
-        self.parameters, self.optimizer = dict(parameters), optimizer
+    def begin(self, parameters: Mapping[str, nn.Parameter], *optimizers: torch.optim.Optimizer) -> None:
+        """The training of `parameters` is about to begin, each with one of the optimisers or as it is.
+
+        Raises `OutputError` for a state that does not fit them.
+        """
+        self.parameters = dict(parameters)
+        self.optimizers = {
+            p: optimizer for optimizer in optimizers for g in optimizer.param_groups for p in g["params"]
+        }
         if self.kept:
             self._restore(self.partial.read_training())
             self.budget.go_on(self.kept["steps"], self.kept["seconds"])
@@ -96,8 +102,9 @@ class KeptPhase:
         tensors: dict[str, torch.Tensor] = {**random_states(self.generator)}
         for name, parameter in self.parameters.items():
             tensors[f"weight/{name}"] = parameter
-            for kind, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{kind}/{name}"] = value
+            if (optimizer := self.optimizers.get(parameter)) is not None:
+                for kind, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"{kind}/{name}"] = torch.as_tensor(value)  # SparseAdam counts steps without a tensor
         return tensors
 
     @torch.no_grad()
@@ -112,9 +119,11 @@ class KeptPhase:
                 raise OutputError(f"{self.partial.folder}: its {key} does not fit the model; delete the folder")
             if kind == "weight":
                 parameter.copy_(value)
+            elif isinstance(optimizer := self.optimizers[parameter], torch.optim.SparseAdam) and kind == "step":
+                optimizer.state[parameter][kind] = int(value)
             else:
                 # A fused optimiser wants its step count where the parameter is.
-                self.optimizer.state[parameter][kind] = value.to(parameter.device)
+                optimizer.state[parameter][kind] = value.to(parameter.device)
 
 
 def random_states(generator: torch.Generator | None) -> dict[str, torch.Tensor]:

@@ -22,6 +22,8 @@ class LayerSample:
 
     x: torch.Tensor
     y: torch.Tensor
+    token_ids: torch.Tensor | None = None
+    """(tokens,), one tensor for all layers; None where nobody asks which tokens they are."""
 
 
 @torch.no_grad()
@@ -37,6 +39,7 @@ def collect_layer_samples(
         return []
     inputs: list[list[torch.Tensor]] = [[] for _ in chosen]
     outputs: list[list[torch.Tensor]] = [[] for _ in chosen]
+    token_ids: list[torch.Tensor] = []
     present = torch.zeros(0)
 
     def record(index: int) -> Any:
@@ -51,6 +54,7 @@ def collect_layer_samples(
     try:
         for batch in batches:
             present = batch.attention_mask.bool()
+            token_ids.append(batch.input_ids[present])
             teacher.encode(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             seen += int(present.sum())
             if seen >= tokens:
@@ -58,7 +62,8 @@ def collect_layer_samples(
     finally:
         for handle in handles:
             handle.remove()
-    return [LayerSample(torch.cat(x), torch.cat(y)) for x, y in zip(inputs, outputs, strict=True)]
+    ids = torch.cat(token_ids)
+    return [LayerSample(torch.cat(x), torch.cat(y), ids) for x, y in zip(inputs, outputs, strict=True)]
 
 
 @contextmanager

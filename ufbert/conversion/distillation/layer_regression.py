@@ -22,6 +22,7 @@ from ufbert.training.schedules import one_cycle
 
 from .kept_phase import KeptPhase
 from .layer_inputs import LayerSample
+from .token_rows import RankedRows
 
 __all__ = ["relative_error", "sublayer", "train_layer"]
 
@@ -41,23 +42,26 @@ def train_layer(
     generator: torch.Generator,
     report: Callable[[float], None],
     phase: KeptPhase,
+    rows: RankedRows | None = None,
 ) -> None:
     """Adam on random tokens of `sample` until the budget ends; `report` gets every step's loss.
 
-    `phase` keeps the training on the way, and takes up what was kept.
+    `phase` keeps the training on the way, and takes up what was kept. `rows` stand beside the neurons as they are.
     """
     optimizer = torch.optim.Adam(student.parameters(), lr=PEAK_RATE, betas=BETAS, fused=True)
     device = sample.x.device
     first = slice(0, 8192)
     scale = _error(teacher, sample.x[first], sample.y[first].float().mean(0), sample.y[first])
-    phase.begin(dict(student.named_parameters()), optimizer)
+    kept = dict(student.named_parameters())
+    phase.begin(kept if rows is None else {**kept, "token_rows.weight": rows.rows.weight}, optimizer)
     while (done := budget.fraction()) < 1.0:
-        set_learning_rate(optimizer, PEAK_RATE * one_cycle(done))
+        set_learning_rate(PEAK_RATE * one_cycle(done), optimizer)
         chosen = torch.randint(len(sample.x), (TOKENS,), generator=generator).to(device)
         x, y = sample.x[chosen].float(), sample.y[chosen].float()
         with autocast(device, precision):
             output = student(x)
-        loss = sublayer(teacher, x, output.float()).sub(sublayer(teacher, x, y)).square().sum(1).mean() / scale
+        output = _beside(output.float(), rows, sample, chosen)
+        loss = sublayer(teacher, x, output).sub(sublayer(teacher, x, y)).square().sum(1).mean() / scale
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -66,13 +70,33 @@ def train_layer(
         phase.after_step()
 
 
+def _beside(
+    output: torch.Tensor, rows: RankedRows | None, sample: LayerSample, chosen: torch.Tensor | slice
+) -> torch.Tensor:
+    """What neurons put out (n, H) for the chosen tokens, and their rows, which are not trained by it."""
+    if rows is None:
+        return output
+    assert sample.token_ids is not None
+    return output + rows(sample.token_ids[chosen]).detach()
+
+
 @torch.no_grad()
-def relative_error(student: FFF | DenseFeedforward, teacher: Layer, sample: LayerSample, mean: torch.Tensor) -> float:
-    """Root of the error over that of always putting out `mean` (H,): 0 is exact, 1 is the constant output."""
+def relative_error(
+    student: FFF | DenseFeedforward | None,
+    teacher: Layer,
+    sample: LayerSample,
+    mean: torch.Tensor,
+    rows: RankedRows | None = None,
+) -> float:
+    """Root of the error over that of always putting out `mean` (H,): 0 is exact, 1 is the constant output.
+
+    Of neurons, of `rows`, or of both together.
+    """
     error = baseline = 0.0
     for start in range(0, len(sample.x), 4096):
-        x, y = sample.x[start : start + 4096].float(), sample.y[start : start + 4096].float()
-        output = student(x)
+        part = slice(start, start + 4096)
+        x, y = sample.x[part].float(), sample.y[part].float()
+        output = _beside(torch.zeros_like(y) if student is None else student(x), rows, sample, part)
         error += _error(teacher, x, output, y) * len(x)
         baseline += _error(teacher, x, mean, y) * len(x)
     return math.sqrt(error / max(baseline, 1e-30))

@@ -22,6 +22,7 @@ from .partial import PartialConversion
 from .report import LayerErrors
 from .stages import Stages, layer_stage
 from .student import StudentPlan
+from .token_rows import RankedRows, RankedTokens
 
 __all__ = ["LAYERS_SHARE", "train_layers"]
 
@@ -42,7 +43,7 @@ def train_layers(
     partial: PartialConversion,
     stages: Stages,
 ) -> tuple[list[LayerErrors], list[torch.Tensor]]:
-    """Initialise and regress every new layer that `partial` does not hold.
+    """Initialise and regress every new layer that `partial` does not hold; token rows are of the student's ranks.
 
     Returns the held-out errors of all layers, and the mean outputs (H,) of those that are new.
     """
@@ -55,18 +56,24 @@ def train_layers(
         assert isinstance(theirs, Layer)
         assert isinstance(layer, Layer)
         ours = layer.feedforward
+        rows: RankedRows | None = None
+        if layer.token_rows is not None and student.embeddings.token_ranks is not None:
+            tokens = RankedTokens(student.embeddings.token_ranks, teacher.embeddings.word.weight)
+            rows = RankedRows(layer.token_rows, tokens)
         if number < partial.layers_done:
             kept = partial.read_layer(number)
-            if ours is None:
-                LeftOut(*(kept[name].to(student.device) for name in ("scale", "shift"))).put_into(layer)
-            else:
+            if ours is not None:
                 ours.load_state_dict(with_prefix(kept, "weight/"))
+            elif rows is None:
+                LeftOut(*(kept[name].to(student.device) for name in ("scale", "shift"))).put_into(layer)
+            if rows is not None:
+                rows.rows.load_state_dict(with_prefix(kept, "rows/"))
             restore_random_states(kept, generator)
             means.append(kept["mean"].to(student.device))
             errors[index] = LayerErrors(**partial.journal.layers[number])
             continue
         means.append(train[number].y.float().mean(0))
-        if ours is None:
+        if ours is None and rows is None:
             stages.begin(layer_stage(index))
             left_out = leave_out(layer, theirs, train[number])
             left_out.put_into(layer)
@@ -78,9 +85,10 @@ def train_layers(
             phase = KeptPhase(partial, layer_stage(index), budget, interruption, generator)
             errors[index] = regress_layer(
                 ours, theirs, train[number], held_out[number], means[-1], precision, generator, phase, stages,
-                at_random=plan.random_routing,
+                at_random=plan.random_routing, rows=rows,
             )  # fmt: skip
-            found = {f"weight/{name}": tensor for name, tensor in ours.state_dict().items()}
+            found = {} if ours is None else {f"weight/{name}": t for name, t in ours.state_dict().items()}
+            found |= {} if rows is None else {f"rows/{name}": t for name, t in rows.rows.state_dict().items()}
             said = (
                 f"{errors[index].initialized:.3f} initialised, {errors[index].regressed:.3f} after "
                 f"{budget.steps_done} steps"
@@ -91,7 +99,7 @@ def train_layers(
 
 
 def regress_layer(
-    ours: FFF | DenseFeedforward,
+    ours: FFF | DenseFeedforward | None,
     theirs: Layer,
     train: LayerSample,
     held_out: LayerSample,
@@ -102,13 +110,19 @@ def regress_layer(
     stages: Stages,
     *,
     at_random: bool,
+    rows: RankedRows | None = None,
 ) -> LayerErrors:
-    """Initialise one layer, unless an earlier session has, and train it; the held-out errors after each."""
+    """Initialise one layer, unless an earlier session has, and train it; the held-out errors after each.
+
+    `rows` are fitted before and after the training of the neurons; alone they are done with their fit.
+    """
     stages.begin(phase.name, done=phase.share_before)
     initialized: float | None = phase.kept.get("initialized")
     if initialized is None:
-        initialize_layer(ours, theirs.feedforward, train, at_random=at_random)
-        initialized = relative_error(ours, theirs, held_out, mean)
+        initialize_layer(ours, theirs, train, at_random=at_random, rows=rows)
+        initialized = relative_error(ours, theirs, held_out, mean, rows)
+    if ours is None:
+        return LayerErrors(initialized, initialized)
     phase.facts = lambda: {"initialized": initialized}
     train_layer(
         ours,
@@ -119,8 +133,11 @@ def regress_layer(
         generator=generator,
         report=lambda loss: stages.show(phase.budget.fraction(), f"loss {loss:.3f}"),
         phase=phase,
+        rows=rows,
     )
-    return LayerErrors(initialized, relative_error(ours, theirs, held_out, mean))
+    if rows is not None:
+        rows.fit(theirs, train, ours)
+    return LayerErrors(initialized, relative_error(ours, theirs, held_out, mean, rows))
 
 
 def with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -41,6 +41,7 @@ from .stages import END_TO_END, MEASURING, READING, TIMING, Stages
 from .student import StudentPlan, new_student, plan_student
 from .task_texts import longest_text, read_task_texts
 from .texts import Batcher, Texts
+from .token_rows import rank_tokens
 
 __all__ = ["Distilled", "distil"]
 
@@ -128,6 +129,9 @@ def distil(
         torch.manual_seed(settings.seed)
         model = new_student(original, plan)
         student = encoder_of(model)
+        if plan.config.has_token_rows:
+            words = teacher.embeddings.word.weight
+            student.embeddings.token_ranks = rank_tokens(batcher, texts.train, words).ranks
         with Interruption(STOPPING, TERMINATING) as interruption:
             train: list[LayerSample] = []
             held_out: list[LayerSample] = []

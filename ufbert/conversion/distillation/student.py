@@ -151,10 +151,15 @@ def _check_convertible(
             f"{name}: its feedforward layers are trees already ({before.trees} of depth {before.depth}); "
             "only dense layers can be distilled into trees: convert it without --trees and --depth"
         )
-    if before.kind != "dense":
+    if before.kind != "dense" or before.token_rows:
         raise CheckpointError(
             f"{name}: layer {layer} has {before.describe()} already, and only dense layers can be distilled; choose "
             "others with --layers"
+        )
+    if after.token_rows > config.vocab_size:
+        raise ConfigError(
+            f"{request.options}: rows for {after.token_rows:,} tokens, and the vocabulary of {name} has "
+            f"{config.vocab_size:,}"
         )
     width = before.intermediate_size
     if after.kind == "fff":

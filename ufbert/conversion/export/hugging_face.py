@@ -84,6 +84,11 @@ def _target(config: UltraFastBertConfig, name: str) -> _Target:
             f"{name}: has trees of depth {deep[0].depth}; which neurons a token uses depends on the token, so no dense "
             "network computes the same (only depth 0 is dense); --to onnx writes the trees themselves"
         )
+    if config.has_token_rows:
+        raise CheckpointError(
+            f"{name}: has token rows beside its neurons; no BERT-family class of transformers has them; --to onnx "
+            "writes them"
+        )
     if len({shape.dense_width for shape in shapes}) > 1:
         raise CheckpointError(
             f"{name}: has {config.feedforward_name}; the classes of transformers have one width for all layers; --to "

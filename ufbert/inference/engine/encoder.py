@@ -66,19 +66,29 @@ class PackedLayer(nn.Module):
         self.feedforward: PackedTrees | PackedFeedforward | None = None
         if layer.feedforward is not None:
             self.feedforward = pack_feedforward(layer.feedforward, activation, dtype, make)
+        self.token_rows = None if layer.token_rows is None else layer.token_rows.to(dtype)
 
-    def forward(self, x: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """x (rows, H) -> (rows, H); x itself may be overwritten. Rows behind those of `groups` are no tokens."""
+    def forward(self, x: torch.Tensor, groups: list[Group], ranks: torch.Tensor | None = None) -> torch.Tensor:
+        """x (rows, H), ranks (rows,) -> (rows, H); x may be overwritten. Rows behind those of `groups` are no tokens.
+
+        The ranks of the tokens by frequency are for layers with token rows.
+        """
         if self.pre_norm:
             x = self.attention(self.attention_norm(x), groups, x)
         else:
             x = self.attention_norm(self.attention(x, groups, x))
-        if self.feedforward is None or self.feedforward_norm is None:
+        return self.feed(x, ranks)
+
+    def feed(self, x: torch.Tensor, ranks: torch.Tensor | None = None) -> torch.Tensor:
+        """The second half of the layer, after attention."""
+        if self.feedforward_norm is None:
             return x
-        if self.pre_norm:
-            fed: torch.Tensor = self.feedforward(self.feedforward_norm(x), x)
-            return fed
-        result: torch.Tensor = self.feedforward_norm(self.feedforward(x, x))
+        residual = x if self.token_rows is None or ranks is None else self.token_rows(ranks).add_(x)
+        if self.feedforward is None:
+            fed = residual
+        else:
+            fed = self.feedforward(self.feedforward_norm(x) if self.pre_norm else x, residual)
+        result: torch.Tensor = fed if self.pre_norm else self.feedforward_norm(fed)
         return result
 
 
@@ -121,10 +131,13 @@ class PackedEncoder(nn.Module):
         lengths = [longest] * batch if attention_mask is None else attention_mask.sum(1).tolist()
         groups = [self._group(len(list(run)), length) for length, run in itertools.groupby(lengths) if length]
         x = self._embed(input_ids, token_type_ids, lengths)
-        total = len(x)
-        x = F.pad(x, (0, 0, 0, _rounded_up(total) - total))
+        total, rows = len(x), _rounded_up(len(x))
+        x = F.pad(x, (0, 0, 0, rows - total))
+        ranks = self.embeddings.ranks(input_ids if attention_mask is None else input_ids[attention_mask.bool()])
+        if ranks is not None:
+            ranks = F.pad(ranks.flatten(), (0, rows - total))
         for layer in self.layers:
-            x = layer(x, groups)
+            x = layer(x, groups, ranks)
         x = (x if self.final_norm is None else self.final_norm(x)).float()[:total]
         if attention_mask is None or min(lengths) == longest:
             return x.view(batch, longest, -1)

@@ -14,6 +14,7 @@ from ufbert.inference.engine.feedforward import PackedFeedforward, PackedTrees
 from ufbert.model.attention import SelfAttention
 from ufbert.model.encoder import DenseFeedforward, Embeddings
 from ufbert.model.fff import FFF
+from ufbert.model.token_rows import TokenRows
 
 from .ours import Ours
 
@@ -35,7 +36,7 @@ def part_of(module: nn.Module) -> str | None:
         return "embedding"
     if isinstance(module, nn.LayerNorm):
         return "norm"
-    if isinstance(module, (*TREES, DenseFeedforward, PackedFeedforward)):
+    if isinstance(module, (*TREES, DenseFeedforward, PackedFeedforward, TokenRows)):
         return FEEDFORWARD
     if isinstance(module, ATTENTION):
         return "attention"

@@ -12,6 +12,7 @@ from ufbert.conversion.distillation.layer_inputs import LayerSample, collect_lay
 from ufbert.conversion.distillation.recording import BATCH_TEXTS, SAMPLE_BYTES
 from ufbert.conversion.distillation.stages import Stages
 from ufbert.conversion.distillation.texts import Batcher
+from ufbert.conversion.distillation.token_rows import RankedTokens
 from ufbert.model.encoder import Layer, UltraFastBertModel
 from ufbert.model.shapes import FeedforwardShape
 
@@ -103,6 +104,7 @@ def fit_all(
     candidates: Mapping[int, Sequence[FeedforwardShape]],
     times: MeasuredTimes,
     sample: Sample,
+    tokens: RankedTokens | None,
     end: float,
     stages: Stages,
     *,
@@ -110,14 +112,15 @@ def fit_all(
 ) -> Fits:
     """Fit the candidates of each layer that are faster than what it has; until `end`, by `time.monotonic`.
 
-    Each layer may take an equal part of the time, and what those before it have left.
+    Each layer may take an equal part of the time, and what those before it have left. `tokens` are for
+    candidates with token rows.
     """
     fits, pace, begun = Fits(), Pace(), time.monotonic()
     for number, (index, shapes) in enumerate(candidates.items()):
         layer, before = teacher.layers[index], str(teacher.config.layer_shape(index))
         assert isinstance(layer, Layer)
         faster = [shape for shape in shapes if times.shapes[str(shape)] < times.shapes[before]]
-        here = LayerFits(layer, teacher.config, sample.train[number], sample.held_out[number])
+        here = LayerFits(layer, teacher.config, sample.train[number], sample.held_out[number], tokens)
         if not number and end < math.inf:
             here.warm_up(faster)
         deadline = begun + (end - begun) * (number + 1) / len(candidates)

@@ -12,17 +12,23 @@ from torch import nn
 from ufbert.conversion.distillation.batch import Batch
 from ufbert.conversion.distillation.heads import Head
 from ufbert.conversion.distillation.left_out import LeftOut
+from ufbert.conversion.distillation.token_rows import RankedTokens
 from ufbert.model.encoder import Layer, UltraFastBertModel
 from ufbert.model.pooling import pool
 
-from .errors import Fitted
+from .errors import BesideRows, Fitted
 
 __all__ = ["ExpectedQuality", "stored"]
 
 
 def stored(fitted: Fitted) -> Fitted:
     """The same with weights in bfloat16, half the memory, as many are kept until one is put into the model."""
-    return fitted if isinstance(fitted, LeftOut) else fitted.bfloat16()
+    if isinstance(fitted, LeftOut):
+        return fitted
+    if isinstance(fitted, BesideRows):
+        neurons = None if fitted.neurons is None else fitted.neurons.bfloat16()
+        return BesideRows(neurons, fitted.rows.bfloat16())
+    return fitted.bfloat16()
 
 
 class ExpectedQuality:
@@ -33,8 +39,15 @@ class ExpectedQuality:
 
     @torch.no_grad()
     def __init__(
-        self, teacher: UltraFastBertModel, batches: Iterable[Batch], pooling: str, head: Head | None = None
+        self,
+        teacher: UltraFastBertModel,
+        batches: Iterable[Batch],
+        pooling: str,
+        head: Head | None = None,
+        tokens: RankedTokens | None = None,
     ) -> None:
+        """`tokens` are for layers with token rows."""
+        self.tokens = tokens
         self.teacher, self.pooling, self.head = teacher, pooling, head
         self._wanted = [(batch, self._outputs(teacher, batch)) for batch in batches]
 
@@ -43,6 +56,8 @@ class ExpectedQuality:
         """Of the original with some of its feedforward layers replaced, by their numbers; at most 1."""
         layers = self.teacher.layers
         own = {index: layers[index] for index in replaced}
+        embeddings = self.teacher.embeddings
+        embeddings.token_ranks = None if self.tokens is None else self.tokens.ranks
         total, rows = 0.0, 0
         try:
             for index, fitted in replaced.items():
@@ -53,6 +68,7 @@ class ExpectedQuality:
                 total += float(alike.sum())
                 rows += len(wanted)
         finally:
+            embeddings.token_ranks = None
             for index, layer in own.items():
                 layers[index] = layer
         return total / max(1, rows)
@@ -72,6 +88,9 @@ def _with(layer: nn.Module, fitted: Fitted) -> Layer:
     if isinstance(fitted, LeftOut):
         copied.feedforward = copied.feedforward_norm = None
         fitted.put_into(copied)
+    elif isinstance(fitted, BesideRows):
+        copied.feedforward = None if fitted.neurons is None else copy.deepcopy(fitted.neurons).float()
+        copied.token_rows = copy.deepcopy(fitted.rows).float()
     else:
         copied.feedforward = copy.deepcopy(fitted).float()
     return copied

@@ -12,6 +12,7 @@ from ufbert.conversion.distillation.partial import PartialConversion
 from ufbert.conversion.distillation.recording import BATCH_TEXTS
 from ufbert.conversion.distillation.stages import SURVEYING, Stages
 from ufbert.conversion.distillation.texts import Batcher, Texts
+from ufbert.conversion.distillation.token_rows import rank_tokens
 from ufbert.conversion.student import StudentRequest
 from ufbert.errors import ConfigError, DataError
 from ufbert.model.encoder import UltraFastBertModel
@@ -70,7 +71,9 @@ def choose_shapes(
     held_out, ids = some_texts(texts.held_out, batcher, HELD_OUT_TOKENS)
     if not ids:
         raise DataError("the texts that are held out have no token; give another --corpus")
-    candidates = {layer: candidate_shapes(config.layer_shape(layer).intermediate_size) for layer in layers}
+    rows = request.token_rows
+    candidates = {layer: candidate_shapes(config.layer_shape(layer).intermediate_size, rows) for layer in layers}
+    tokens = rank_tokens(batcher, texts.train, teacher.embeddings.word.weight) if rows else None
     distinct = dict.fromkeys((*config.layer_shapes, *(shape for shapes in candidates.values() for shape in shapes)))
     stages.show(0.0, "timing layers")
     seconds = TIMING_SECONDS if settings.seconds is None else min(TIMING_SECONDS, TIMING_SHARE * settings.seconds)
@@ -81,15 +84,15 @@ def choose_shapes(
     end = begun + whole
     sample = record(teacher, layers, batcher, texts.train, held_out, settings.seed, RECORDING_SHARE * whole)
     until = end if request.keep is None else begun + SHARE_BEFORE_QUALITY * whole
-    fits = fit_all(teacher, candidates, times, sample, until, stages, keeps_layers=request.keep is not None)
+    fits = fit_all(teacher, candidates, times, sample, tokens, until, stages, keeps_layers=request.keep is not None)
     if skipped := [shape for shape in times.shapes if any(shape in layer.skipped for layer in fits.layers)]:
         note(f"warning: no time to fit every layer by {', '.join(skipped)}; a longer --budget gives more")
     quality: ExpectedQuality | None = None
     if request.keep is not None:
         # As many texts as can be measured often enough in what is left of the share.
-        tokens = min(HELD_OUT_TOKENS, (end - time.monotonic()) / sample.pace / MEASUREMENTS_OF_QUALITY)
-        compared, _ = some_texts(held_out, batcher, tokens)
-        quality = ExpectedQuality(teacher, batcher.ordered(compared, BATCH_TEXTS), pooling, head)
+        count = min(HELD_OUT_TOKENS, (end - time.monotonic()) / sample.pace / MEASUREMENTS_OF_QUALITY)
+        compared, _ = some_texts(held_out, batcher, count)
+        quality = ExpectedQuality(teacher, batcher.ordered(compared, BATCH_TEXTS), pooling, head, tokens)
 
     def kept(choice: Choice) -> float:
         assert quality is not None
