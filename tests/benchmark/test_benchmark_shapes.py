@@ -26,7 +26,7 @@ def test_each_shape_and_the_whole_are_timed_and_nothing_changes(
     )  # fmt: skip
     model = UltraFastBertModel(config).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    shapes = ["dense:32", "dense:16", "none", "2x2", "1x2+3", "4x0"]
+    shapes = ["dense:32", "dense:16", "none", "2x2", "1x2+3", "4x0", "rows:7", "dense:16+rows:40"]
     texts = [[2, *range(3, 3 + length)] for length in range(1, 14)]
     threads = torch.get_num_threads()
     times = time_shapes(model, [parse_shape(shape) for shape in shapes], texts, 0.01)

@@ -136,6 +136,32 @@ def test_a_quality_gets_the_fastest_shapes_that_keep_it_before_training(
     assert 1 < fast[0] < fast[1]
 
 
+def test_candidates_beside_token_rows(dense: Path, corpus: Path, tmp_path: Path, capsys: Capture) -> None:
+    """For a speed and for a quality, which puts the rows into the original; and as if the shapes were given."""
+    out, errors = tmp_path / "out", []
+    for folder, options in ((tmp_path / "plain", ()), (out, ("--token-rows", "30"))):
+        code, said = convert(capsys, dense, folder, corpus, "--speed", "2x", *options)
+        assert code == 0, said
+        errors.append({shape: float(cells[1].strip("* ")) for shape, cells in rows(folder).items()})
+    plain, beside = errors
+    assert {str(shape).partition("+rows:30")[0] for shape in beside} == {*plain, "rows:30"}
+    assert beside["dense:16+rows:30"] < plain["dense:16"]
+    assert beside["rows:30"] < beside["none"] == plain["none"]
+    shapes = chosen(out)
+    assert any(shape.endswith("rows:30") for shape in shapes)
+    code, said = convert(capsys, dense, tmp_path / "given", corpus, "--shape", ",".join(shapes))
+    assert code == 0, said
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (out, tmp_path / "given")]
+    assert weights[0] == weights[1]
+    options = ("--shape", "auto", "--keep", "0.97", "--token-rows", "30")
+    code, said = convert(capsys, dense, tmp_path / "kept", corpus, *options)
+    assert code == 0, said
+    assert re.search(r"Chosen for --keep 0.97: estimated to be \S+ times .* to keep 0.9[7-9]\d+ before", said)
+    code, said = convert(capsys, dense, tmp_path / "no", corpus, "--speed", "2x", "--token-rows", "9999")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "--speed 2x --token-rows 9999: rows for 9,999 tokens, and the vocabulary of" in said
+
+
 def test_what_training_has_not_kept_is_a_warning(dense: Path, corpus: Path, tmp_path: Path, capsys: Capture) -> None:
     options = ("--shape", "auto", "--keep", "0.98", "--learning-rate", "0.3")
     code, said = convert(capsys, dense, tmp_path / "out", corpus, *options)
