@@ -65,8 +65,13 @@ def test_table_and_files_say_the_same(dense: Path, corpus: Path, tmp_path: Path,
     assert "](analysis.svg)" in report
     for index, layer in enumerate(found["layers"]):
         assert layer["trees"][1]["shape"] == "4x5"
-        cells = [f"{layer[name][1]['error']:.3f}" for name in ("fixed", "linear", "trees", "oracle")]
-        assert ["24", *cells, "4x5"] in [line.split()[1:7] for line in shown.splitlines()], shown
+        alone, few, beside = (point["error"] for point in layer["rows"])
+        others = (layer[name][1]["error"] for name in ("linear", "trees", "oracle"))
+        cells = [f"{error:.3f}" for error in (layer["fixed"][1]["error"], beside, *others)]
+        assert ["24", *cells, "4x5"] in [line.split()[1:8] for line in shown.splitlines()], shown
+        assert few < layer["fixed"][0]["error"]
+        assert beside < few < alone < 1
+        assert f"rows for the tokens alone leave {alone:.3f}, beside 24 neurons {beside:.3f}" in layer["conclusion"]
         assert f"| {index} | 24 | {' | '.join(cells)} | 4x5 |" in report
         assert f"layer {index}: {layer['conclusion']}" in shown
         assert f"- layer {index}: {layer['conclusion']}" in report

@@ -153,8 +153,9 @@ def test_candidates_beside_token_rows(dense: Path, corpus: Path, tmp_path: Path,
     assert code == 0, said
     weights = [(folder / "model.safetensors").read_bytes() for folder in (out, tmp_path / "given")]
     assert weights[0] == weights[1]
-    options = ("--shape", "auto", "--keep", "0.97", "--token-rows", "30")
-    code, said = convert(capsys, dense, tmp_path / "kept", corpus, *options)
+    code, said = convert(
+        capsys, dense, tmp_path / "kept", corpus, "--shape", "auto", "--keep", "0.97", "--token-rows", "30"
+    )
     assert code == 0, said
     assert re.search(r"Chosen for --keep 0.97: estimated to be \S+ times .* to keep 0.9[7-9]\d+ before", said)
     code, said = convert(capsys, dense, tmp_path / "no", corpus, "--speed", "2x", "--token-rows", "9999")

@@ -15,6 +15,7 @@ INCHES = (2.5, 2.1)  # of a panel
 # Okabe & Ito's palette, and a marker for each curve, so that no reader needs the colours.
 LINES = {
     "fixed": ("fixed: the same neurons for all tokens", "#E69F00", "s"),
+    "rows": ("fixed, beside token rows", "#CC79A7", "v"),
     "linear": ("linear map of that rank", "#666666", "D"),
     "trees": ("trees as placed", "#0072B2", "o"),
     "oracle": ("oracle: the strongest neurons of each token", "#009E73", "^"),
@@ -71,7 +72,9 @@ def _draw_panel(axis: Any, curves: LayerCurves) -> None:
     for name in CURVES:
         label, colour, marker = LINES[name]
         points = getattr(curves, name)
-        numbers, errors = [point.neurons for point in points], [point.error for point in points]
+        # No neurons have no place on a logarithmic axis.
+        numbers = [point.neurons for point in points if point.neurons]
+        errors = [point.error for point in points if point.neurons]
         axis.plot(numbers, errors, label=label, color=colour, marker=marker)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:.0f}")

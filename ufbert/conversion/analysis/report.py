@@ -7,11 +7,11 @@ from rich.table import Table
 
 from ufbert.model.card import markdown_table
 
-from .results import MARGIN, Results, percent
+from .results import CURVES, MARGIN, Results, percent
 
 __all__ = ["markdown", "show"]
 
-HEAD = ("layer", "neurons", "fixed", "linear", "trees", "oracle", "shape", "of the way")
+HEAD = ("layer", "neurons", "fixed", "beside rows", "linear", "trees", "oracle", "shape", "of the way")
 TABLE_WIDTH = 120
 
 
@@ -50,7 +50,7 @@ def _title(results: Results) -> str:
 def _cells(results: Results, index: int, neurons: int) -> list[str]:
     curves = results.layers[index]
     points, share = curves.at(neurons), curves.share_of_way(neurons)
-    errors = [f"{points[name].error:.3f}" if name in points else "-" for name in HEAD[2:6]]
+    errors = [f"{points[name].error:.3f}" if name in points else "-" for name in CURVES]
     shape = points["trees"].shape if "trees" in points else "-"
     return [str(index), f"{neurons:,}", *errors, shape, "-" if share is None else percent(share)]
 
@@ -64,7 +64,8 @@ def _remarks(results: Results) -> list[str]:
     lines = [
         f"error: squared, {behind}, relative to always putting out the mean (which is removed so): 0 exact, 1 the mean "
         "output; its root is what convert --trees prints",
-        "fixed: the same neurons for all tokens (matching pursuit); linear: a map of that rank; trees: as convert "
+        "fixed: the same neurons for all tokens (matching pursuit); beside rows: the same with a row for each "
+        "frequent token, as convert --token-rows has them; linear: a map of that rank; trees: as convert "
         "places them, before training; oracle: for each token its neurons of the greatest |activation| |w_out|. Output "
         f"weights of all are fitted by ridge regression on {results.facts['text']['fitting_tokens']:,} other tokens",
         f"of the way: from fixed (0 %) to oracle (100 %); - where they are within {MARGIN:g}. The oracle knows every "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["CURVES", "MARGIN", "LayerCurves", "Point", "Results", "percent"]
@@ -11,7 +11,7 @@ __all__ = ["CURVES", "MARGIN", "LayerCurves", "Point", "Results", "percent"]
 MARGIN = 0.05
 """Errors closer than that, a twentieth of the layer's variance, count as the same."""
 
-CURVES = ("fixed", "linear", "trees", "oracle")
+CURVES = ("fixed", "rows", "linear", "trees", "oracle")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class LayerCurves:
     fixed: list[Point]
     linear: list[Point]
     trees: list[Point]
+    rows: list[Point] = field(default_factory=list)
+    """Of the fixed choice beside token rows, from no neurons on; empty where the tokens are not known."""
 
     def at(self, neurons: int) -> dict[str, Point]:
         """The point of each curve at that number."""
-        points = {name: next((p for p in getattr(self, name) if p.neurons == neurons), None) for name in CURVES[:2]}
-        points["trees"] = next((p for p in self.trees if p.among == neurons), None)
-        points["oracle"] = next((p for p in self.oracle if p.neurons == neurons), None)
+        points = {
+            name: next((p for p in getattr(self, name) if (p.among or p.neurons) == neurons), None) for name in CURVES
+        }
         return {name: point for name, point in points.items() if point is not None}
 
     @property
@@ -63,8 +65,19 @@ class LayerCurves:
             return None
         return (points["fixed"].error - points["trees"].error) / way
 
+    def of_rows(self, neurons: int) -> str:
+        """What is to be said of token rows with that number of neurons; nothing where there are none."""
+        points = self.at(neurons)
+        if not self.rows or "rows" not in points:
+            return ""
+        alone, beside = self.rows[0].error, points["rows"].error
+        return f"; rows for the tokens alone leave {alone:.3f}, beside {neurons:,} neurons {beside:.3f}"
+
     def conclusion(self, neurons: int) -> str:
-        """One sentence, of that number of neurons."""
+        """A sentence or two, of that number of neurons."""
+        return self._of_routing(neurons) + self.of_rows(neurons)
+
+    def _of_routing(self, neurons: int) -> str:
         if not self.routing_can_pay:
             return (
                 f"routing cannot pay here: nowhere is the oracle's error more than {MARGIN:g} below that of the fixed "

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from ufbert.conversion.distillation.batch import Text
-from ufbert.conversion.distillation.layer_inputs import collect_layer_samples
+from ufbert.conversion.distillation.layer_inputs import LayerSample, collect_layer_samples
 from ufbert.conversion.distillation.texts import MAXIMUM_LENGTH, Batch, Batcher, Texts, read_distillation_texts
+from ufbert.conversion.distillation.token_rows import RankedTokens, rank_tokens
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, encoder_of, load_checkpoint
 from ufbert.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from ufbert.model.encoder import Layer
@@ -78,14 +79,15 @@ def analyse_checkpoint(request: AnalysisRequest) -> Results:
     seed = request.distillation.seed
     fitting = _inputs(encoder, once(batcher, texts.train, seed), request.tokens)
     held_out = _inputs(encoder, once(batcher, texts.held_out, seed), max(1, int(HELD_OUT_SHARE * request.tokens)))
-    _check_tokens(request, len(fitting[0]), len(held_out[0]), width)
+    _check_tokens(request, len(fitting[0].x), len(held_out[0].x), width)
     note(
-        f"Analysing {len(fitting)} dense layers of {width:,} neurons: fitted on {len(fitting[0]):,} tokens, measured "
-        f"on {len(held_out[0]):,} more from {texts.held_out_from}"
+        f"Analysing {len(fitting)} dense layers of {width:,} neurons: fitted on {len(fitting[0].x):,} tokens, "
+        f"measured on {len(held_out[0].x):,} more from {texts.held_out_from}"
     )
-    layers = _analyse_layers(list(encoder.layers), fitting, held_out, neurons, request.depth)
+    ranked = rank_tokens(batcher, texts.train, encoder.embeddings.word.weight)
+    layers = _analyse_layers(list(encoder.layers), fitting, held_out, ranked, neurons, request.depth)
     at = request.at or min(neurons, key=lambda k: abs(math.log(k / (SPOKEN_OF * width))))
-    facts = _facts(loaded, request, texts, len(fitting[0]), len(held_out[0]))
+    facts = _facts(loaded, request, texts, len(fitting[0].x), len(held_out[0].x))
     results = Results(loaded.name, layers, neurons, at, facts)
     show(results)
     if request.out is not None:
@@ -121,9 +123,12 @@ def once(batcher: Batcher, texts: Sequence[Text], seed: int) -> Iterator[Batch]:
             return
 
 
-def _inputs(encoder: Any, batches: Iterator[Batch], tokens: int) -> list[torch.Tensor]:
-    """What each layer is given, (tokens, H); the last batch is cut."""
-    return [sample.x[:tokens].clone() for sample in collect_layer_samples(encoder, batches, tokens)]
+def _inputs(encoder: Any, batches: Iterator[Batch], tokens: int) -> list[LayerSample]:
+    """What each layer is given, without the outputs; the last batch is cut."""
+    samples = collect_layer_samples(encoder, batches, tokens)
+    ids = samples[0].token_ids
+    assert ids is not None
+    return [LayerSample(sample.x[:tokens].clone(), sample.x[:0], ids[:tokens]) for sample in samples]
 
 
 def _check_tokens(request: AnalysisRequest, fitting: int, held_out: int, width: int) -> None:
@@ -137,13 +142,14 @@ def _check_tokens(request: AnalysisRequest, fitting: int, held_out: int, width: 
 
 def _analyse_layers(
     layers: Sequence[torch.nn.Module],
-    fitting: Sequence[torch.Tensor],
-    held_out: Sequence[torch.Tensor],
+    fitting: Sequence[LayerSample],
+    held_out: Sequence[LayerSample],
+    tokens: RankedTokens,
     neurons: Sequence[int],
     depth: int | None,
 ) -> list[LayerCurves]:
     found = []
-    steps = len(neurons) + 1
+    steps = len(neurons) + 2
     with ProgressDisplay("layer 0", len(layers) * steps, share=1 / len(layers)) as display:
         for index, layer in enumerate(layers):
             assert isinstance(layer, Layer)
@@ -155,7 +161,11 @@ def _analyse_layers(
                 done += 1
 
             with torch.no_grad():
-                study = LayerUnderStudy(layer, fitting[index], held_out[index])
+                to_fit, to_measure = fitting[index], held_out[index]
+                study = LayerUnderStudy(
+                    layer, to_fit.x, to_measure.x, tokens=tokens, fitting_ids=to_fit.token_ids,
+                    held_out_ids=to_measure.token_ids,
+                )  # fmt: skip
             found.append(analyse_layer(study, neurons, depth, report))
             display.show(f"layer {index}", (index + 1) * steps)
     return found

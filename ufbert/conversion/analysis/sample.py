@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ufbert.conversion.distillation.layer_inputs import LayerSample
 from ufbert.conversion.distillation.layer_regression import sublayer
+from ufbert.conversion.distillation.token_rows import RankedTokens, error_weights
 from ufbert.model.encoder import DenseFeedforward, Layer
 
 __all__ = ["Chunk", "LayerUnderStudy"]
@@ -25,6 +27,8 @@ class Chunk:
     """What its neurons put out, (n, I); of a gated layer the products."""
     y: torch.Tensor
     """What the layer puts out, (n, H)."""
+    token_ids: torch.Tensor | None
+    """Which tokens they are, (n,); None where that is not known."""
     weights: torch.Tensor
     """By how much the norm behind the layer multiplies an error at the token, (n, 1); 1 where there is none."""
 
@@ -41,10 +45,21 @@ class LayerUnderStudy:
     it is sum |y_hat - y|^2 / sum |mean - y|^2. `ufbert convert` prints its square root.
     """
 
-    def __init__(self, layer: Layer, fitting: torch.Tensor, held_out: torch.Tensor) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        fitting: torch.Tensor,
+        held_out: torch.Tensor,
+        *,
+        tokens: RankedTokens | None = None,
+        fitting_ids: torch.Tensor | None = None,
+        held_out_ids: torch.Tensor | None = None,
+    ) -> None:
+        """`tokens` and the ids (tokens,) of both are for token rows; without them these are left out."""
         assert isinstance(layer.feedforward, DenseFeedforward)
         self.layer, self.dense = layer, layer.feedforward
         self.fitting, self.held_out = fitting, held_out
+        self.tokens, self.fitting_ids, self.held_out_ids = tokens, fitting_ids, held_out_ids
         sums = torch.stack([chunk.y.double().sum(0) for chunk in self.chunks(fitting)])
         self.mean = (sums.sum(0) / len(fitting)).float()  # (H,)
         self._scale = self._squares(lambda chunk: self.mean.expand_as(chunk.y))
@@ -54,13 +69,19 @@ class LayerUnderStudy:
         """Where everything is computed."""
         return self.dense.linear_out.weight.device
 
-    def chunks(self, inputs: torch.Tensor) -> Iterator[Chunk]:
-        """`inputs` (tokens, H) a few at a time."""
+    def sample(self) -> LayerSample:
+        """What is fitted on, as the distillation has it."""
+        y = torch.cat([chunk.y.to(self.fitting.dtype) for chunk in self.chunks(self.fitting)])
+        return LayerSample(self.fitting, y, self.fitting_ids)
+
+    def chunks(self, inputs: torch.Tensor, token_ids: torch.Tensor | None = None) -> Iterator[Chunk]:
+        """`inputs` (tokens, H) a few at a time, and which tokens they are."""
         for start in range(0, len(inputs), CHUNK):
             x = inputs[start : start + CHUNK].float()
             activations = self.dense.activations(x)
             y = self.dense.linear_out(activations)
-            yield Chunk(x, activations, y, self._weights(x, y))
+            ids = None if token_ids is None else token_ids[start : start + CHUNK]
+            yield Chunk(x, activations, y, ids, error_weights(self.layer, x, y).sqrt())
 
     def error(self, substitute: Callable[[Chunk], torch.Tensor]) -> float:
         """Of what `substitute` makes of a chunk, (n, H), on the held-out tokens; see the class."""
@@ -68,14 +89,7 @@ class LayerUnderStudy:
 
     def _squares(self, substitute: Callable[[Chunk], torch.Tensor]) -> float:
         total = 0.0
-        for chunk in self.chunks(self.held_out):
+        for chunk in self.chunks(self.held_out, self.held_out_ids):
             difference = sublayer(self.layer, chunk.x, substitute(chunk)) - sublayer(self.layer, chunk.x, chunk.y)
             total += float(difference.double().square().sum())
         return total
-
-    def _weights(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The norm divides by the token's standard deviation, so to first order it divides errors by it too."""
-        if self.layer.pre_norm:
-            return torch.ones_like(x[:, :1])
-        eps = getattr(self.layer.feedforward_norm, "eps", 0.0)
-        return (x + y).var(1, unbiased=False, keepdim=True).add(eps).rsqrt()
