@@ -72,7 +72,7 @@ def convert(
             metavar="N",
             min=0,
             help="With --trees or --dense: beside the neurons of each layer a row for each of the N most frequent "
-            "tokens of the corpus, which costs memory and hardly any time.",
+            "tokens of the corpus, which costs memory and a tenth of the time.",
         ),
     ] = 0,
     shape: Annotated[
