@@ -2,8 +2,8 @@
 
 Of what a dense feedforward layer puts out much depends on the token alone: in layer 0 of all-MiniLM-L6-v2 two thirds
 of the variance. A table of rows says that much, and leaves to neurons what depends on the context. Its price is memory,
-and waiting for rows that no cache holds. It is a tree whose routing costs nothing and whose leaves have a row each. Sources:
-Roller et al. 2021 (Hash Layers, arXiv 2106.04426) route by the token; Gemma 3n has embeddings for each layer.
+and waiting for rows that no cache holds. It is a tree whose routing costs nothing and whose leaves have a row each.
+Sources: Roller et al. 2021 (Hash Layers, arXiv 2106.04426) route by the token; Gemma 3n has embeddings for each layer.
 """
 
 from __future__ import annotations
