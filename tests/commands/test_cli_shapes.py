@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from convert_command import TEXTS, run_convert, write_dense_model, write_documents
+from convert_command import TEXTS, call, distilled, run_convert, write_dense_model, write_documents
 from safetensors.torch import load_file
 
 from ufbert import Pipeline, UltraFastBertForMaskedLM, UltraFastBertModel
@@ -54,14 +54,6 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_documents(tmp_path_factory.mktemp("corpus") / "texts.jsonl", TEXTS)
-
-
-def distilled(capsys: Capture, source: Path, out: Path, corpus: Path, *options: str) -> str:
-    """What the command says when it makes `out`."""
-    text = ("--corpus", str(corpus), "--text-column", "body", "--device", "cpu")
-    code, err = run_convert(capsys, source, out, *text, *options)
-    assert code == 0, err
-    return " ".join(err.split())
 
 
 def cells(said: str, row: str) -> list[str]:
@@ -275,14 +267,6 @@ def test_layers_whose_place_counts_are_not_dropped(gated: Path, tmp_path: Path, 
     assert (code, err.count("\n")) == (1, 1)
     assert "of every 3 layers of" in err
     assert "and layer 3 would change sides; drop other layers" in err
-
-
-def call(capsys: Capture, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of any command."""
-    with pytest.raises(SystemExit) as end:
-        main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
 
 
 def test_inference_in_every_precision_and_paths(mixed: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from convert_command import TEXTS, run_convert, write_dense_model, write_documents
+from convert_command import TEXTS, call, distilled, run_convert, write_dense_model, write_documents
 from safetensors.torch import load_file
 
 from ufbert import Pipeline, UltraFastBertForMaskedLM, UltraFastBertModel
@@ -40,14 +40,6 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_documents(tmp_path_factory.mktemp("corpus") / "texts.jsonl", TEXTS)
-
-
-def distilled(capsys: Capture, source: Path, out: Path, corpus: Path, *options: str) -> str:
-    """What the command says when it makes `out`."""
-    text = ("--corpus", str(corpus), "--text-column", "body", "--device", "cpu")
-    code, err = run_convert(capsys, source, out, *text, *options)
-    assert code == 0, err
-    return " ".join(err.split())
 
 
 def cells(said: str, row: str) -> list[float]:
@@ -98,14 +90,6 @@ def converted(dense: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactor
             main(["convert", str(dense), str(out), *text, "--shape", "2x2+rows:30,rows:30", "--steps", "5"])
     assert not end.value.code
     return out
-
-
-def call(capsys: Capture, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of any command."""
-    with pytest.raises(SystemExit) as end:
-        main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
 
 
 def test_frequent_tokens_of_the_corpus_have_rows_and_all_others_one(converted: Path) -> None:

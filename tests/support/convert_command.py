@@ -61,3 +61,19 @@ def write_documents(file: Path, documents: list[str]) -> Path:
     """A jsonl file of them, in the column `body`."""
     file.write_text("".join(json.dumps({"body": text}) + "\n" for text in documents))
     return file
+
+
+def distilled(capsys: pytest.CaptureFixture[str], source: Path, out: Path, corpus: Path, *options: str) -> str:
+    """What the command says, in one line, when it makes `out` of the text of `write_documents`."""
+    text = ("--corpus", str(corpus), "--text-column", "body", "--device", "cpu")
+    code, err = run_convert(capsys, source, out, *text, *options)
+    assert code == 0, err
+    return " ".join(err.split())
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of any command."""
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, arguments)])
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
