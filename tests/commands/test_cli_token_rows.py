@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from convert_command import TEXTS, call, distilled, run_convert, write_dense_model, write_documents
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ufbert import Pipeline, UltraFastBertForMaskedLM, UltraFastBertModel
 from ufbert.commands.app import main
@@ -149,6 +149,22 @@ def test_out_of_it_again(converted: Path, corpus: Path, tmp_path: Path, capsys: 
     assert "layer 0 has 9 dense neurons beside rows of 5 tokens already, and only dense layers can be distilled" in err
 
 
+@pytest.mark.parametrize("options", ["--layers 1 --dense 4", "--layers 1 --dense 4 --token-rows 9", "--drop-layers 1"])
+def test_rows_that_are_there_stay_those_of_their_tokens(
+    options: str, corpus: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    write_dense_model(tmp_path / "rows", feedforward_layers=["dense:64+rows:20", "dense:64"])
+    before = load_file(tmp_path / "rows" / "model.safetensors")
+    ranks = torch.randperm(len(before["encoder.embeddings.token_ranks"]))  # by another corpus
+    before |= {"encoder.embeddings.token_ranks": ranks}
+    save_file(before, tmp_path / "rows" / "model.safetensors")
+    distilled(capsys, tmp_path / "rows", tmp_path / "out", corpus, *options.split(), *STILL)
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(after["encoder.embeddings.token_ranks"], ranks)
+    name = "encoder.layers.0.token_rows.weight"
+    torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-9)
+
+
 def test_onnx_computes_the_same(converted: Path, tmp_path: Path, capsys: Capture) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     code, err = run_convert(capsys, converted, tmp_path / "onnx", "--to", "onnx")
@@ -189,6 +205,7 @@ def test_transformers_loads_it(converted: Path, tmp_path: Path) -> None:
         ("--token-rows 5 --shape dense:4 -", "--token-rows 5: --shape writes rows itself, as in dense:216+rows:5;"),
         ("--token-rows 5 --drop-layers 1 -", "--drop-layers leaves whole layers out and converts no others; give it"),
         ("--shape dense:4+rows:0 -", "--shape dense:4+rows:0: dense:4+rows:0: rows are those of at least 1 token;"),
+        ("--shape dense:4+rows:5+rows:6 -", "--shape dense:4+rows:5+rows:6: dense:4+rows:5+rows:6: has rows twice;"),
         ("--shape none+rows:5 -", "--shape none+rows:5: none+rows:5: write rows:5 for rows without neurons"),
         ("--shape rows:5+dense:4 -", "--shape rows:5+dense:4: 'rows:5+dense:4' is no feedforward layer; write none"),
     ],

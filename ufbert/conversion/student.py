@@ -35,6 +35,11 @@ class StudentRequest:
     """Of the layers to be chosen: tokens that have a row of their own beside the neurons."""
 
     @property
+    def has_token_rows(self) -> bool:
+        """Whether any layer is to have rows, or may get them."""
+        return self.token_rows > 0 or any(shape.token_rows for shape in self.shapes)
+
+    @property
     def automatic(self) -> bool:
         """Whether the shapes are chosen by what is measured; `shapes` is empty until they are."""
         return self.keep is not None or self.speed is not None

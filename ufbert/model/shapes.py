@@ -119,7 +119,10 @@ def parse_shape(text: Any) -> FeedforwardShape:
             raise ConfigError(f"{written}: rows are those of at least 1 token; leave them out for none")
         if match[1] == "none":
             raise ConfigError(f"{written}: write rows:{match[2]} for rows without neurons")
-        return (parse_shape(match[1]) if match[1] else FeedforwardShape("none")).with_rows(int(match[2]))
+        beside = parse_shape(match[1]) if match[1] else FeedforwardShape("none")
+        if beside.token_rows:
+            raise ConfigError(f"{written}: has rows twice; write them once, at the end")
+        return beside.with_rows(int(match[2]))
     if written == "none":
         return FeedforwardShape("none")
     if match := re.fullmatch(r"dense:(\d+)", written):

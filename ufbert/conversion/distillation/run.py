@@ -41,7 +41,7 @@ from .stages import END_TO_END, MEASURING, READING, TIMING, Stages
 from .student import StudentPlan, new_student, plan_student
 from .task_texts import longest_text, read_task_texts
 from .texts import Batcher, Texts
-from .token_rows import rank_tokens
+from .token_rows import tokens_of
 
 __all__ = ["Distilled", "distil"]
 
@@ -116,10 +116,11 @@ def distil(
         batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device, masker)
         original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
         teacher, pooling, head = encoder_of(original), loaded.model.embedder.pooling, head_of(task, original, loaded)
+        tokens = tokens_of(teacher, batcher, texts.train) if request.has_token_rows else None
         if request.automatic:
             survey = choose_shapes(
                 request, layers, encoder_of(loaded.model), teacher, batcher, texts, pooling, head, settings, partial,
-                stages, time_shapes,
+                stages, time_shapes, tokens,
             )  # fmt: skip
             request = replace(request, shapes=survey.shapes)
         plan = plan_student(loaded, request)
@@ -129,9 +130,8 @@ def distil(
         torch.manual_seed(settings.seed)
         model = new_student(original, plan)
         student = encoder_of(model)
-        if plan.config.has_token_rows:
-            words = teacher.embeddings.word.weight
-            student.embeddings.token_ranks = rank_tokens(batcher, texts.train, words).ranks
+        if tokens is not None and plan.config.has_token_rows:
+            student.embeddings.token_ranks = tokens.ranks
         with Interruption(STOPPING, TERMINATING) as interruption:
             train: list[LayerSample] = []
             held_out: list[LayerSample] = []

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ufbert.model.encoder import Layer
+from ufbert.model.encoder import Layer, UltraFastBertModel
 from ufbert.model.token_rows import TokenRows
 
 from .batch import Text
 from .layer_inputs import LayerSample
 from .texts import Batcher
 
-__all__ = ["RankedRows", "RankedTokens", "error_weights", "rank_tokens"]
+__all__ = ["RankedRows", "RankedTokens", "error_weights", "rank_tokens", "tokens_of"]
 
 # Texts that tell how frequent each token is, taken evenly from all: about a million tokens.
 COUNTED_TEXTS = 50_000
@@ -63,6 +63,12 @@ def error_weights(teacher: Layer, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
         return torch.ones_like(x[:, :1])
     eps = getattr(teacher.feedforward_norm, "eps", 0.0)
     return (x + y).var(1, unbiased=False, keepdim=True).add(eps).reciprocal()
+
+
+def tokens_of(original: UltraFastBertModel, batcher: Batcher, texts: Sequence[Text]) -> RankedTokens:
+    """The original's vocabulary: by its own ranks if its layers have rows, which go by them, else by `texts`."""
+    words, ranks = original.embeddings.word.weight, original.embeddings.token_ranks
+    return rank_tokens(batcher, texts, words) if ranks is None else RankedTokens(ranks, words.detach())
 
 
 @dataclass(frozen=True)

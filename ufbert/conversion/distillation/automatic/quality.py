@@ -57,7 +57,9 @@ class ExpectedQuality:
         layers = self.teacher.layers
         own = {index: layers[index] for index in replaced}
         embeddings = self.teacher.embeddings
-        embeddings.token_ranks = None if self.tokens is None else self.tokens.ranks
+        own_ranks = embeddings.token_ranks
+        if self.tokens is not None:
+            embeddings.token_ranks = self.tokens.ranks
         total, rows = 0.0, 0
         try:
             for index, fitted in replaced.items():
@@ -68,7 +70,7 @@ class ExpectedQuality:
                 total += float(alike.sum())
                 rows += len(wanted)
         finally:
-            embeddings.token_ranks = None
+            embeddings.token_ranks = own_ranks
             for index, layer in own.items():
                 layers[index] = layer
         return total / max(1, rows)

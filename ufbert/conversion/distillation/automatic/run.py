@@ -12,7 +12,7 @@ from ufbert.conversion.distillation.partial import PartialConversion
 from ufbert.conversion.distillation.recording import BATCH_TEXTS
 from ufbert.conversion.distillation.stages import SURVEYING, Stages
 from ufbert.conversion.distillation.texts import Batcher, Texts
-from ufbert.conversion.distillation.token_rows import rank_tokens
+from ufbert.conversion.distillation.token_rows import RankedTokens
 from ufbert.conversion.student import StudentRequest
 from ufbert.errors import ConfigError, DataError
 from ufbert.model.encoder import UltraFastBertModel
@@ -49,10 +49,12 @@ def choose_shapes(
     partial: PartialConversion,
     stages: Stages,
     time_shapes: ShapeTimer | None,
+    tokens: RankedTokens | None,
 ) -> Survey:
     """The shapes that `request` wishes for, of `layers` of the teacher; shown, and kept in `partial`.
 
-    `teacher` is a copy of `original`, which is timed, on the device of the distillation.
+    `teacher` is a copy of `original`, which is timed, on the device of the distillation; `tokens` are for shapes with
+    token rows.
 
     What an interrupted conversion has chosen stays chosen. Raises `ConfigError` where no shapes fulfil the wish, and
     for a `head` whose answers are never the same.
@@ -73,7 +75,6 @@ def choose_shapes(
         raise DataError("the texts that are held out have no token; give another --corpus")
     rows = request.token_rows
     candidates = {layer: candidate_shapes(config.layer_shape(layer).intermediate_size, rows) for layer in layers}
-    tokens = rank_tokens(batcher, texts.train, teacher.embeddings.word.weight) if rows else None
     distinct = dict.fromkeys((*config.layer_shapes, *(shape for shapes in candidates.values() for shape in shapes)))
     stages.show(0.0, "timing layers")
     seconds = TIMING_SECONDS if settings.seconds is None else min(TIMING_SECONDS, TIMING_SHARE * settings.seconds)
