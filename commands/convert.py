@@ -289,8 +289,10 @@ def convert(
         else:
             from ufbert.benchmark.models.beside_original import time_beside_original
             from ufbert.benchmark.models.feedforward_shapes import time_shapes
+            from ufbert.conversion.distillation.instruments import Instruments
+            from ufbert.inference.engine import pack_encoder
 
-            convert_checkpoint(request, time_beside_original, time_shapes)
+            convert_checkpoint(request, Instruments(time_beside_original, time_shapes, pack_encoder))
     except ConversionStopped as stop:
         raise typer.Exit(stop.exit_code) from stop
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from ufbert.conversion.distillation.batch import Masker
 from ufbert.conversion.distillation.texts import Batcher, cut, read_distillation_texts
 from ufbert.errors import DataError
 from ufbert.settings.distillation import DistillationSettings
@@ -129,3 +130,32 @@ def test_batches_are_of_like_length_and_hold_every_text_once_a_round() -> None:
         assert sorted(n for batch in rounds[-1] for n in batch) == lengths
         assert sum(batch.attention_mask.numel() for batch in batches) < 1.2 * sum(lengths)
     assert rounds[0] != rounds[1]
+
+
+def test_length_is_tokens_not_characters() -> None:
+    """Digits and unknown characters have a token each, words of many letters have one too."""
+    tokenizer = train_tokenizer(["a consideration 1"] * 20, 60, min_frequency=1)
+    texts = [("consideration " * n, "1 " * n)[n % 2] for n in random.Random(0).choices(range(2, 30), k=400)]
+    batcher = Batcher(tokenizer, 32, False, torch.device("cpu"))
+    batches = [batch for _, batch in zip(range(50), batcher.endless(texts, 8, seed=1), strict=False)]
+    masks = [batch.attention_mask for batch in batches]
+    assert sum(map(torch.numel, masks)) < 1.05 * sum(int(mask.sum()) for mask in masks)
+
+
+@pytest.mark.parametrize("skipped", [0, 5, 12, 13, 30])
+def test_the_batches_after_those_of_an_earlier_session_are_the_same(
+    skipped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ufbert.conversion.distillation.texts.POOL", 4)
+    tokenizer = train_tokenizer(["a word"] * 20, 50, min_frequency=1)
+    batcher = Batcher(tokenizer, 32, False, torch.device("cpu"), Masker(tokenizer))
+    texts = ["word " * length for length in random.Random(0).choices(range(1, 30), k=100)]  # 13 batches a round
+    whole, rest = batcher.endless(texts, 8, seed=1), batcher.endless(texts, 8, seed=1, skip=skipped)
+    for _ in range(skipped):
+        next(whole)
+    for _ in range(15):
+        wanted, got = next(whole), next(rest)
+        assert wanted.masked is not None
+        assert got.masked is not None
+        assert torch.equal(wanted.input_ids, got.input_ids)
+        assert torch.equal(wanted.masked, got.masked)

@@ -8,9 +8,8 @@ from typing import Any
 import ufbert
 from ufbert.checkpoint.folder import CONFIG_FILE
 from ufbert.checkpoint.upload import check_upload, upload_checkpoint
-from ufbert.conversion.distillation.automatic.times import ShapeTimer
+from ufbert.conversion.distillation.instruments import Instruments
 from ufbert.conversion.distillation.partial import PartialConversion, open_partial, partial_folder
-from ufbert.conversion.distillation.speed import SpeedTimer
 from ufbert.conversion.readers.checkpoint import LoadedCheckpoint, load_checkpoint
 from ufbert.model.card import model_card
 from ufbert.model.config import MODEL_TYPE
@@ -24,13 +23,9 @@ from .student import StudentRequest
 __all__ = ["convert_checkpoint"]
 
 
-def convert_checkpoint(
-    request: ConversionRequest, time_speed: SpeedTimer | None = None, time_shapes: ShapeTimer | None = None
-) -> None:
+def convert_checkpoint(request: ConversionRequest, instruments: Instruments | None = None) -> None:
     """Do what `request` says, saying on stderr what was done.
 
-    `time_speed` times original and student at the end of a distillation, `time_shapes` feedforward layers before their
-    shapes are chosen.
     An interrupted distillation leaves its work beside the destination, for a request with `resume`.
     Raises `CheckpointError` for a source that cannot be read or expressed, `OutputError` for a destination
     that exists or cannot be written, `MissingExtraError` for `onnx` without its extra; a distillation also
@@ -42,13 +37,13 @@ def convert_checkpoint(
     if request.resume and is_complete(request):
         note(f"{request.destination}: is complete; nothing to resume")
     else:
-        _convert(request, time_speed, time_shapes)
+        _convert(request, instruments)
     if request.push is not None:
         address = upload_checkpoint(request.destination, request.push, private=request.private)
         note(f"{request.destination}: sent to {address}")
 
 
-def _convert(request: ConversionRequest, time_speed: SpeedTimer | None, time_shapes: ShapeTimer | None) -> None:
+def _convert(request: ConversionRequest, instruments: Instruments | None) -> None:
     check_new(request.destination, "converted model", "DEST")
     if request.to == "onnx":
         from ufbert.conversion.export.onnx import require_onnx
@@ -56,7 +51,7 @@ def _convert(request: ConversionRequest, time_speed: SpeedTimer | None, time_sha
         require_onnx()  # before the time spent on reading
     if (student := request.student) is not None:
         with open_partial(request.destination, _options(request), resume=request.resume) as partial:
-            _distil(_load(request), student, request, partial, time_speed, time_shapes)
+            _distil(_load(request), student, request, partial, instruments)
         return
     loaded = _load(request)
     if request.to == "onnx":
@@ -111,13 +106,12 @@ def _distil(
     student: StudentRequest,
     request: ConversionRequest,
     partial: PartialConversion,
-    time_speed: SpeedTimer | None,
-    time_shapes: ShapeTimer | None,
+    instruments: Instruments | None,
 ) -> None:
     from ufbert.conversion.distillation.closing_report import REPORT_FILE
     from ufbert.conversion.distillation.run import distil
 
-    distilled = distil(loaded, student, request.corpus, request.distillation, partial, time_speed, time_shapes)
+    distilled = distil(loaded, student, request.corpus, request.distillation, partial, instruments)
     model, report = distilled.model, distilled.report
     origin = _origin(loaded, str(distilled.request))
     card = _card(model, request, origin, report.figures(), report.markdown())

@@ -213,7 +213,7 @@ class Layer(nn.Module):
             assert self.feedforward is not None
             fed: torch.Tensor = self.feedforward(x)
             return fed
-        rows: torch.Tensor = self.token_rows(ranks)
+        rows: torch.Tensor = self.token_rows(ranks).to(x.dtype)
         return rows if self.feedforward is None else self.feedforward(x) + rows
 
 

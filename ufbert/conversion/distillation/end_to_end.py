@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ufbert.model.encoder import UltraFastBertModel
 from ufbert.model.pooling import pool
@@ -23,6 +25,7 @@ from .kept_phase import KeptPhase
 from .layer_inputs import record_hidden_states
 from .loss_curve import LossCurve
 from .stages import END_TO_END, Stages
+from .teacher import Teacher, of_tokens
 from .texts import Batcher
 
 __all__ = ["StepReport", "train_end_to_end", "train_together"]
@@ -56,7 +59,7 @@ class StepReport:
 
 def train_end_to_end(
     student: UltraFastBertModel,
-    teacher: UltraFastBertModel,
+    teacher: Teacher,
     batches: Iterator[Batch],
     *,
     targets: Sequence[int],
@@ -86,22 +89,20 @@ def train_end_to_end(
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(False)
     phase.begin(named, *optimizers)
-    with record_hidden_states(teacher) as wanted, record_hidden_states(student) as got:
+    with record_hidden_states(student) as got, _sums_in(precision, student.embeddings):
         while (done := budget.fraction()) < 1.0:
             batch = next(batches)
-            ids, mask, types = batch.input_ids, batch.attention_mask, batch.token_type_ids
+            mask, wanted = batch.attention_mask, teacher.states(batch)
             with autocast(student.device, precision):
-                with torch.no_grad():
-                    teacher.encode(ids, mask, types)
-                student.encode(ids, mask, types)
-            present = mask.bool()
-            pairs = zip(got, (wanted[target] for target in targets), strict=True)
-            hidden = torch.stack([_hidden_loss(g[present].float(), w[present].float()) for g, w in pairs]).mean()
+                student.encode(batch.input_ids, None if mask.all() else mask, batch.token_type_ids)
+            pairs = zip(got, (wanted.tokens[target] for target in targets), strict=True)
+            hidden = torch.stack([_hidden_loss(of_tokens(g, mask), w) for g, w in pairs]).mean()
+            last = got[-1].float()
             if head is None:
-                mine, theirs = (pool(states[-1].float(), mask, pooling) for states in (got, wanted))  # (B, H)
+                mine, theirs = (pool(states, mask, pooling) for states in (last, wanted.last))  # (B, H)
                 task = 1.0 - F.cosine_similarity(mine, theirs).mean()
             else:
-                mine, theirs = (head.logits(states[-1].float(), batch) for states in (got, wanted))
+                mine, theirs = (head.logits(states, batch) for states in (last, wanted.last))
                 task = head.loss(mine, theirs)
             loss = hidden + TASK_WEIGHT * task
             student.zero_grad()
@@ -120,6 +121,20 @@ def train_end_to_end(
         module.sparse_gradient = False
 
 
+@contextmanager
+def _sums_in(precision: torch.dtype, embeddings: nn.Module) -> Iterator[None]:
+    """Within the block the embeddings come in `precision`, and so do all sums of the layers behind them.
+
+    Autocast leaves those in float32, and a training on a CPU waits for memory: a step takes about a tenth less. Of the
+    gradient it changes a thousandth or two.
+    """
+    handle = embeddings.register_forward_hook(lambda _module, _arguments, output: output.to(precision))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _hidden_loss(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Mean squared error of (tokens, H) over the variance across tokens."""
     variance = (wanted - wanted.mean(0)).square().mean().clamp(min=1e-12)
@@ -127,7 +142,7 @@ def _hidden_loss(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def train_together(
-    teacher: UltraFastBertModel,
+    teacher: Teacher,
     student: UltraFastBertModel,
     targets: Sequence[int],
     batcher: Batcher,

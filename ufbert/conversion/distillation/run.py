@@ -24,12 +24,12 @@ from ufbert.training.display import duration
 from .automatic.candidates import choosable_layers
 from .automatic.run import choose_shapes
 from .automatic.survey import Survey
-from .automatic.times import ShapeTimer
 from .batch import Masker
 from .closing_report import ClosingReport
 from .end_to_end import train_together
 from .fingerprints import model_fingerprint
 from .heads import choose_task, head_of
+from .instruments import Instruments
 from .kept_phase import KeptPhase, new_budget
 from .layer_inputs import LayerSample
 from .layers import LAYERS_SHARE, train_layers
@@ -40,6 +40,7 @@ from .speed import MeasuredSpeed, SpeedTimer
 from .stages import END_TO_END, MEASURING, READING, TIMING, Stages
 from .student import StudentPlan, new_student, plan_student
 from .task_texts import longest_text, read_task_texts
+from .teacher import Teacher
 from .texts import Batcher, Texts
 from .token_rows import tokens_of
 
@@ -82,13 +83,11 @@ def distil(
     corpus: Sequence[str],
     settings: DistillationSettings,
     partial: PartialConversion | None = None,
-    time_speed: SpeedTimer | None = None,
-    time_shapes: ShapeTimer | None = None,
+    instruments: Instruments | None = None,
 ) -> Distilled:
     """The student of `loaded` that is asked for, trained on `corpus`; shows its progress.
 
-    `partial` keeps what is done on the way, and has what an interrupted session has done; `time_speed` times original
-    and student at the end, `time_shapes` feedforward layers where their shapes are to be chosen.
+    `partial` keeps what is done on the way, and has what an interrupted session has done.
     Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for layers that
     cannot be, `DataError` for a corpus that cannot be used, `OutputError` for one that is not that of `partial`.
     The first Ctrl-C ends the training early; after SIGTERM `ConversionStopped` is raised.
@@ -96,7 +95,8 @@ def distil(
     layers = choosable_layers(loaded, request) if request.automatic else plan_student(loaded, request).converted
     task = choose_task(settings.task, loaded, settings.pair_column)
     assert loaded.tokenizer is not None
-    partial = partial or PartialConversion()
+    partial, instruments = partial or PartialConversion(), instruments or Instruments()
+    time_speed = instruments.time_speed
     config = loaded.model.config
     device = choose_device(settings.device)
     if device.type == "cpu":
@@ -120,7 +120,7 @@ def distil(
         if request.automatic:
             survey = choose_shapes(
                 request, layers, encoder_of(loaded.model), teacher, batcher, texts, pooling, head, settings, partial,
-                stages, time_shapes, tokens,
+                stages, instruments.time_shapes, tokens,
             )  # fmt: skip
             request = replace(request, shapes=survey.shapes)
         plan = plan_student(loaded, request)
@@ -148,8 +148,9 @@ def distil(
             budget = new_budget(end_to_end_seconds(settings, partial), settings, interruption)
             phase = KeptPhase(partial, END_TO_END, budget, interruption)
             curve = train_together(
-                teacher, student, plan.targets, batcher, texts.train, settings, precision, pooling, head, phase, stages
-            )
+                Teacher(teacher, precision, instruments.pack), student, plan.targets, batcher, texts.train, settings,
+                precision, pooling, head, phase, stages,
+            )  # fmt: skip
         spent = partial.seconds
         stages.begin(MEASURING, line=True)
         held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)

@@ -13,7 +13,7 @@ from .encoder import PackedEncoder
 from .feedforward import MakeLinear
 from .linear import Int8Linear, PackedLinear
 
-__all__ = ["prepare"]
+__all__ = ["pack_encoder", "prepare"]
 
 
 def prepare(
@@ -49,6 +49,13 @@ def prepare(
             else:
                 _pack_small(child)
     return model
+
+
+def pack_encoder(encoder: UltraFastBertModel, dtype: torch.dtype) -> PackedEncoder:
+    """`prepare` an encoder on the CPU, in float32 or bfloat16."""
+    packed = prepare(encoder, str(dtype).removeprefix("torch."), torch.device("cpu"), "auto")
+    assert isinstance(packed, PackedEncoder)
+    return packed
 
 
 def _convert(model: PretrainedModel, precision: str) -> None:
