@@ -11,6 +11,7 @@ from torch import nn
 
 from ufbert.inference.engine.attention import PackedAttention
 from ufbert.inference.engine.feedforward import PackedFeedforward, PackedTrees
+from ufbert.inference.engine.token_rows import PackedTokenRows
 from ufbert.model.attention import SelfAttention
 from ufbert.model.encoder import DenseFeedforward, Embeddings
 from ufbert.model.fff import FFF
@@ -36,7 +37,7 @@ def part_of(module: nn.Module) -> str | None:
         return "embedding"
     if isinstance(module, nn.LayerNorm):
         return "norm"
-    if isinstance(module, (*TREES, DenseFeedforward, PackedFeedforward, TokenRows)):
+    if isinstance(module, (*TREES, DenseFeedforward, PackedFeedforward, TokenRows, PackedTokenRows)):
         return FEEDFORWARD
     if isinstance(module, ATTENTION):
         return "attention"
