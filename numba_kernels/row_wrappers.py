@@ -1,42 +1,20 @@
-"""What inference needs of the kernels, by addresses: softmax, token rows, and what int8 has beside its products."""
+"""What inference needs of the kernels, by addresses: softmax, and what int8 has beside its products."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from .byte_layer import forward_bytes
 from .byte_products import most_of_sum
 from .quantization import finish_rows, quantize_rows
 from .softmax import softmax_rows
-from .table_rows import add_table_rows
 from .threads import run_chunks
 from .wrappers import FEWEST_NUMBERS_PER_CHUNK, STORAGES, chunks_of
 
-__all__ = ["add_table_rows_at", "finish_rows_at", "forward_bytes_at", "quantize_rows_at", "softmax_rows_at"]
+__all__ = ["finish_rows_at", "forward_bytes_at", "quantize_rows_at", "softmax_rows_at"]
 
 # 0.06 ms of one core: waking a second one takes as long.
 NUMBERS_PER_CHUNK = 1 << 21
-
-
-LIKE_RANKS = np.empty(0, np.int64)
-
-
-def add_table_rows_at(
-    storage: str, addresses: tuple[int, int, int, int], rows: int, columns: int, last: int, threads: int = 1
-) -> None:
-    """y = x + the table's row `min(rank, last)` for each of the `rows` of x, unchecked.
-
-    `addresses` are those of x, the ranks (int64), the table and y; all but the ranks are of the dtype that `storage`
-    names, "float32" or "bfloat16".
-    """
-    like, _ = STORAGES[storage]
-
-    def work(start: int, stop: int) -> None:
-        add_table_rows(like, LIKE_RANKS, addresses, columns, last, start, stop)
-
-    _run_rows(work, rows, columns, threads)
 
 
 def quantize_rows_at(x_at: int, result_at: int, scales_at: int, rows: int, columns: int, threads: int = 1) -> None:

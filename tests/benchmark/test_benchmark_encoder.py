@@ -30,7 +30,6 @@ from ufbert.benchmark.settings import BenchmarkSettings
 from ufbert.benchmark.timing import Spread
 from ufbert.commands.app import main
 from ufbert.errors import ConfigError
-from ufbert.model.token_rows import TokenRows
 
 VOCABULARY = 300
 LENGTH = 16
@@ -191,28 +190,6 @@ class TestParts:
             return walk(self, x)
 
         monkeypatch.setattr(FFF, "walk", slow)
-        parts = time_parts(ours, [ours.take(draw_inputs(1, 1, LENGTH, VOCABULARY, 0)[0])], 2)["parts"]
-        assert parts["FFF"] > 0.04
-        assert parts["FFF"] > sum(seconds for part, seconds in parts.items() if part != "FFF")
-
-    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-    def test_token_rows_count_with_the_neurons_beside_them(
-        self, settings: BenchmarkSettings, job: Job, monkeypatch: pytest.MonkeyPatch, precision: str
-    ) -> None:
-        import time
-
-        from ufbert.inference.engine import token_rows
-
-        def slow(self: token_rows.PackedTokenRows, x: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
-            time.sleep(0.02)
-            return x
-
-        monkeypatch.setattr(token_rows.PackedTokenRows, "forward", slow)
-        write_models(settings, job)
-        ours = Ours(dataclasses.replace(job, precision=precision))
-        for layer in ours.encoder.layers:
-            layer.token_rows = token_rows.PackedTokenRows(TokenRows(5, 24), torch.float32)
-        ours.encoder.embeddings.token_ranks = torch.arange(VOCABULARY)
         parts = time_parts(ours, [ours.take(draw_inputs(1, 1, LENGTH, VOCABULARY, 0)[0])], 2)["parts"]
         assert parts["FFF"] > 0.04
         assert parts["FFF"] > sum(seconds for part, seconds in parts.items() if part != "FFF")

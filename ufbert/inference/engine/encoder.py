@@ -22,7 +22,6 @@ from ufbert.model.positions import alibi_bias, relative_bias, rotation_of
 from .attention import Group, GroupView, PackedAttention
 from .feedforward import MakeLinear, PackedFeedforward, PackedTrees, pack_feedforward
 from .linear import Int8Linear
-from .token_rows import PackedTokenRows
 
 __all__ = ["PackedEncoder", "PackedFeedforward", "PackedTrees"]
 
@@ -67,7 +66,7 @@ class PackedLayer(nn.Module):
         self.feedforward: PackedTrees | PackedFeedforward | None = None
         if layer.feedforward is not None:
             self.feedforward = pack_feedforward(layer.feedforward, activation, dtype, make)
-        self.token_rows = None if layer.token_rows is None else PackedTokenRows(layer.token_rows, dtype)
+        self.token_rows = None if layer.token_rows is None else layer.token_rows.to(dtype)
 
     def forward(self, x: torch.Tensor, groups: list[Group], ranks: torch.Tensor | None = None) -> torch.Tensor:
         """x (rows, H), ranks (rows,) -> (rows, H); x may be overwritten. Rows behind those of `groups` are no tokens.
@@ -84,7 +83,7 @@ class PackedLayer(nn.Module):
         """The second half of the layer, after attention."""
         if self.feedforward_norm is None:
             return x
-        residual = x if self.token_rows is None or ranks is None else self.token_rows(x, ranks)
+        residual = x if self.token_rows is None or ranks is None else self.token_rows(ranks).add_(x)
         if self.feedforward is None:
             fed = residual
         else:

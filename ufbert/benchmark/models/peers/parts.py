@@ -11,7 +11,6 @@ from torch import nn
 
 from ufbert.inference.engine.attention import PackedAttention
 from ufbert.inference.engine.feedforward import PackedFeedforward, PackedTrees
-from ufbert.inference.engine.token_rows import PackedTokenRows
 from ufbert.model.attention import SelfAttention
 from ufbert.model.encoder import DenseFeedforward, Embeddings
 from ufbert.model.fff import FFF
@@ -37,7 +36,7 @@ def part_of(module: nn.Module) -> str | None:
         return "embedding"
     if isinstance(module, nn.LayerNorm):
         return "norm"
-    if isinstance(module, (*TREES, DenseFeedforward, PackedFeedforward, TokenRows, PackedTokenRows)):
+    if isinstance(module, (*TREES, DenseFeedforward, PackedFeedforward, TokenRows)):
         return FEEDFORWARD
     if isinstance(module, ATTENTION):
         return "attention"
