@@ -21,10 +21,11 @@ DEFAULTS = DistillationSettings()
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
 OF_STUDENT = (
     *("trees", "shared", "dense", "token_rows", "shape", "layers", "drop_layers", "random_routing", "keep", "speed"),
+    "relu",
 )
 OF_DISTILLATION = (
     *(*OF_STUDENT, "task", "pair_column", "budget", "minutes", "steps"),
-    *("batch_size", "learning_rate", "resume"),
+    *("batch_size", "learning_rate", "sparsity", "resume"),
 )
 OF_CONVERSION = ("to", "drop_head", "push", "private", *OF_DISTILLATION)
 
@@ -108,6 +109,22 @@ def convert(
         bool,
         typer.Option("--random-routing", help="With --trees: nodes take neurons at random, a control for the routing."),
     ] = False,
+    relu: Annotated[
+        bool,
+        typer.Option(
+            "--relu",
+            help="Keep all dense layers and neurons, but with ReLU and few of them active for a token: an original for "
+            "a second conversion. Takes hours.",
+        ),
+    ] = False,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="W",
+            help="With --relu: weight of the share of active neurons in the loss; more leaves fewer active.",
+            show_default=f"{DEFAULTS.sparsity:g}",
+        ),
+    ] = None,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="Text to distil on: file, glob, folder, hub:NAME or embedded. May be repeated."),
@@ -219,6 +236,10 @@ def convert(
     from ufbert.settings.toml import load_settings
 
     _check_options(context, analyse)
+    if sparsity is not None and not relu:
+        raise ConfigError(
+            f"--sparsity {sparsity:g} is the weight of few active neurons, which --relu trains; give that too"
+        )
     run_on_one_process("convert")
     options = {
         "distillation.text_column": text_column,
@@ -229,6 +250,7 @@ def convert(
         "distillation.steps": steps,
         "distillation.batch_size": batch_size,
         "distillation.learning_rate": learning_rate,
+        "distillation.sparsity": sparsity,
         "distillation.max_texts": max_texts,
         "distillation.device": device,
         "distillation.seed": seed,
@@ -273,6 +295,7 @@ def convert(
         random_routing=random_routing,
         keep=keep,
         speed=speed,
+        relu=relu,
         corpus=tuple(corpus or ()),
         revision=revision,
         family=family,

@@ -49,6 +49,8 @@ class ConversionRequest:
     """With the shape `auto`: choose the fastest layers that are expected to keep so much of the original's quality."""
     speed: str | None = None
     """Choose the most exact layers with which the model is so many times as fast as the original, such as `2x`."""
+    relu: bool = False
+    """Keep all dense layers as wide as they are, with ReLU, and let them use few of their neurons for a token."""
     corpus: tuple[str, ...] = ()
     """Files, globs, folders, hub:NAME or `embedded` to distil on."""
     revision: str | None = None
@@ -105,6 +107,7 @@ class ConversionRequest:
             random_routing=self.random_routing,
             keep=self.keep,
             speed=self.speed,
+            relu=self.relu,
         )
 
     @property

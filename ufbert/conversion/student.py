@@ -33,6 +33,8 @@ class StudentRequest:
     """How many times as fast as the original it is to be, above 1: its layers are chosen for that."""
     token_rows: int = 0
     """Of the layers to be chosen: tokens that have a row of their own beside the neurons."""
+    relu: bool = False
+    """All dense layers stay as wide as they are, get ReLU, and learn to use few of their neurons for a token."""
 
     @property
     def has_token_rows(self) -> bool:
@@ -48,6 +50,8 @@ class StudentRequest:
         """What was done, for the model card."""
         if self.dropped:
             return f"without its layers {name_layers(self.dropped)}, whose work the others have learned by distillation"
+        if self.relu:
+            return "its dense feedforward layers distilled into as wide ones with ReLU that use few neurons for a token"
         shapes = tuple(self.shapes[i] for i in self.layers) if self.automatic and self.layers else self.shapes
         one = len(set(shapes)) == 1
         chosen = ", chosen layer by layer by measured error and time" if self.automatic else ""
@@ -70,6 +74,7 @@ def read_student(
     random_routing: bool = False,
     keep: float | None = None,
     speed: str | None = None,
+    relu: bool = False,
 ) -> StudentRequest | None:
     """The student that the options ask for; None if they ask for an exact conversion.
 
@@ -83,6 +88,7 @@ def read_student(
             "--dense": dense is None,
             "--drop-layers": drop_layers is None,
             "--random-routing": not random_routing,
+            "--relu": not relu,
         }
         return _automatic(
             shape, keep, speed, token_rows, layers, [name for name, is_absent in absent.items() if not is_absent]
@@ -95,6 +101,14 @@ def read_student(
         "--layers": layers is not None,
         "--random-routing": random_routing,
     }
+    if relu:
+        others |= {"--drop-layers": drop_layers is not None}
+        if beside := [*given, *(name for name, there in others.items() if there)]:
+            raise ConfigError(
+                f"--relu keeps every layer and all of its neurons; give it without {', '.join(beside)}, and convert "
+                "what comes out in a second step"
+            )
+        return StudentRequest("--relu", relu=True)
     if drop_layers is not None:
         if beside := [*given, *(name for name, there in others.items() if there)]:
             raise ConfigError(

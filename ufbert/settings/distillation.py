@@ -30,6 +30,8 @@ class DistillationSettings:
     """Texts of an end-to-end step."""
     learning_rate: float = 5e-4
     """Peak rate of the end-to-end training."""
+    sparsity: float = 0.5
+    """With `--relu`: weight of the share of a layer's neurons that are active for a token, in the end-to-end loss."""
     task: str = "auto"
     """What is distilled: `embed` (embeddings), `classify`, `tag` or `mlm` (a head's outputs); `auto`: by the head."""
     text_column: str = "text"
@@ -56,6 +58,8 @@ class DistillationSettings:
         at_least("distillation.batch_size", self.batch_size, 1)
         if not self.learning_rate > 0:
             raise ConfigError(f"distillation.learning_rate must be above 0, not {self.learning_rate!r}")
+        if not 0 <= self.sparsity < float("inf"):
+            raise ConfigError(f"distillation.sparsity must be a number from 0 on, not {self.sparsity!r}")
         at_least("distillation.max_texts", self.max_texts, 2)
         one_of("distillation.task", self.task, ("auto", "embed", "classify", "tag", "mlm"))
         one_of("distillation.device", self.device, ("auto", "cpu", "cuda"))

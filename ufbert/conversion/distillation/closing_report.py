@@ -16,6 +16,7 @@ from ufbert.training.display import duration
 from ufbert.training.figures import can_plot
 from ufbert.training.html_page import Picture, html_page, html_picture, html_table
 
+from .active_neurons import ACTIVE_COLUMNS, ACTIVE_MEANING, active_rows
 from .automatic.survey import HEADING, Survey
 from .pictures import draw_pictures
 from .report import ERROR_COLUMNS, LayerErrors, Measurement, error_rows
@@ -101,6 +102,8 @@ class ClosingReport:
                 "leaf is equally likely. A dead subtree has two leaves or more, none of them reached."
             )
             tables.append(("Tree health", text, HEALTH_COLUMNS, health_rows(self._health)))
+        if measurement.active:
+            tables.append(("Active neurons", ACTIVE_MEANING, ACTIVE_COLUMNS, active_rows(measurement.active)))
         text = (
             "What the sizes promise: a multiplication and an addition are two operations; norms and tables count none."
         )

@@ -47,8 +47,12 @@ def initialize_dense(
 
     `ranked` are the neurons of `dense` by the same x, where they are ranked already.
     """
-    ranked = ranked or RankedNeurons(dense, x)
-    chosen, means, w_out = ranked.first(layer.neurons), ranked.means, dense.linear_out.weight  # w_out (H, I)
+    w_out = dense.linear_out.weight  # (H, I)
+    if layer.neurons == dense.neurons:  # all of them, with another activation perhaps
+        chosen, means = torch.arange(dense.neurons, device=x.device), w_out.new_zeros(dense.neurons)
+    else:
+        ranked = ranked or RankedNeurons(dense, x)
+        chosen, means = ranked.first(layer.neurons), ranked.means
     rows = torch.cat((chosen, chosen + dense.neurons)) if dense.gated else chosen
     layer.linear_in.weight.copy_(dense.linear_in.weight[rows])
     if layer.linear_in.bias is not None:

@@ -19,12 +19,14 @@ from ufbert.training.budget import TrainingBudget
 from ufbert.training.optimization import set_learning_rate
 from ufbert.training.schedules import one_cycle
 
+from .active_neurons import hoyer_share, record_active
 from .batch import Batch, Text
 from .heads import Head
 from .kept_phase import KeptPhase
 from .layer_inputs import record_hidden_states
 from .loss_curve import LossCurve
 from .stages import END_TO_END, Stages
+from .student import StudentPlan
 from .teacher import Teacher, of_tokens
 from .texts import Batcher
 
@@ -44,6 +46,8 @@ class StepReport:
     """1 - cosine of the embeddings; None where the outputs of a head are learned."""
     head: float | None
     """Of the head's outputs: `Head.loss`."""
+    active: float | None = None
+    """Share of the neurons that are active for a token: `hoyer_share`; None where it is not to be lowered."""
 
     def losses(self) -> dict[str, float]:
         """Those there are, by name."""
@@ -52,6 +56,8 @@ class StepReport:
     def describe(self, average: dict[str, float]) -> str:
         """Running means of `losses`, for people."""
         error = f"hidden-state error {average['hidden'] ** 0.5:.3f}"
+        if self.active is not None:
+            error += f", active neurons {100 * average['active']:.1f} %"
         if self.head is not None:
             return f"{error}, loss of the head's outputs {average['head']:.4f}"
         return f"{error}, cosine of embeddings {1 - average['embedding']:.4f}"
@@ -70,10 +76,13 @@ def train_end_to_end(
     head: Head | None,
     report: Callable[[StepReport], None],
     phase: KeptPhase,
+    sparse: tuple[int, ...] = (),
+    sparsity: float = 0.0,
 ) -> None:
     """Adam on mean squared error of every layer's output, plus 1 - cosine of the pooled embeddings or `head`'s loss.
 
-    `targets` has for each of the student's states the number of the teacher's that it learns.
+    `targets` has for each of the student's states the number of the teacher's that it learns. Of the layers `sparse`,
+    `sparsity` times the share of the neurons that are active for a token comes on top.
     `phase` keeps the training on the way, and takes up what was kept.
     """
     # The embeddings' tables stay: a batch has few of their rows.
@@ -89,7 +98,11 @@ def train_end_to_end(
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(False)
     phase.begin(named, *optimizers)
-    with record_hidden_states(student) as got, _sums_in(precision, student.embeddings):
+    with (
+        record_hidden_states(student) as got,
+        record_active(student, sparse) as sizes,
+        _sums_in(precision, student.embeddings),
+    ):
         while (done := budget.fraction()) < 1.0:
             batch = next(batches)
             mask, wanted = batch.attention_mask, teacher.states(batch)
@@ -105,6 +118,10 @@ def train_end_to_end(
                 mine, theirs = (head.logits(states, batch) for states in (last, wanted.last))
                 task = head.loss(mine, theirs)
             loss = hidden + TASK_WEIGHT * task
+            active: torch.Tensor | None = None
+            if sparse:
+                active = torch.stack([hoyer_share(of_tokens(s, mask)) for s in sizes]).mean()
+                loss = loss + sparsity * active
             student.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, CLIP)
@@ -113,7 +130,14 @@ def train_end_to_end(
                 optimizer.step()
             budget.count()
             value = float(task.detach())
-            report(StepReport(float(hidden.detach()), *((value, None) if head is None else (None, value))))
+            report(
+                StepReport(
+                    float(hidden.detach()),
+                    embedding=value if head is None else None,
+                    head=None if head is None else value,
+                    active=None if active is None else float(active.detach()),
+                )
+            )
             phase.after_step()
     for parameter in student.embeddings.parameters():
         parameter.requires_grad_(True)
@@ -144,7 +168,7 @@ def _hidden_loss(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 def train_together(
     teacher: Teacher,
     student: UltraFastBertModel,
-    targets: Sequence[int],
+    plan: StudentPlan,
     batcher: Batcher,
     texts: Sequence[Text],
     settings: DistillationSettings,
@@ -171,7 +195,7 @@ def train_together(
         student,
         teacher,
         batcher.endless(texts, settings.batch_size, settings.seed + 1, skip=kept.get("steps", 0)),
-        targets=targets,
+        targets=plan.targets,
         learning_rate=settings.learning_rate,
         budget=budget,
         precision=precision,
@@ -179,6 +203,8 @@ def train_together(
         head=head,
         report=report,
         phase=phase,
+        sparse=plan.converted if plan.sparse else (),
+        sparsity=settings.sparsity,
     )
     phase.end()
     return curve

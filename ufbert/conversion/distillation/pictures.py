@@ -12,7 +12,12 @@ from .report import LayerErrors, Measurement
 
 __all__ = ["draw_pictures"]
 
-NAMES = {"hidden": "hidden states", "embedding": "1 - cosine of embeddings", "head": "head's outputs"}
+NAMES = {
+    "hidden": "hidden states",
+    "embedding": "1 - cosine of embeddings",
+    "head": "head's outputs",
+    "active": "active neurons",
+}
 
 
 def draw_pictures(

@@ -21,6 +21,7 @@ from ufbert.model.pooling import pool
 from ufbert.model.tree_health import LeafRecorder
 from ufbert.reporting import console, note
 
+from .active_neurons import ACTIVE_COLUMNS, ACTIVE_MEANING, ActiveNeurons, active_rows
 from .batch import Batch
 from .head_report import HeadMeasurement, HeadTally
 from .heads import Head
@@ -59,6 +60,8 @@ class Measurement:
     plan: StudentPlan
     head: HeadMeasurement | None = None
     """None where embeddings alone were distilled."""
+    active: tuple[tuple[ActiveNeurons, ActiveNeurons], ...] = ()
+    """Original's and student's active neurons, by layer; of students that shall have few of them."""
 
     @property
     def kept(self) -> float:
@@ -218,4 +221,16 @@ def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraF
     plan, used, available = measurement.plan, config.neurons_used, config.neurons_available
     table.add_row("neurons used of available", "", "", f"{used:,} of {available:,}", f"{plan.control_neurons:,}")
     console().print(table)
+    if measurement.active:
+        console().print(_active_table(measurement))
+        note(ACTIVE_MEANING)
     note(f"{measurement.explanation}; neurons: of a layer{', the mean of all' if config.feedforward_layers else ''}")
+
+
+def _active_table(measurement: Measurement) -> Table:
+    table = Table(title="Active neurons of a token")
+    for i, head in enumerate(ACTIVE_COLUMNS):
+        table.add_column(head, justify="right" if i else "left")
+    for row in active_rows(measurement.active):
+        table.add_row(*row)
+    return table

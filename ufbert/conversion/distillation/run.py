@@ -21,6 +21,7 @@ from ufbert.system.interruption import Interruption
 from ufbert.text.corpus_sources import corpus_name
 from ufbert.training.display import duration
 
+from .active_neurons import measure_active
 from .automatic.candidates import choosable_layers
 from .automatic.run import choose_shapes
 from .automatic.survey import Survey
@@ -148,13 +149,19 @@ def distil(
             budget = new_budget(end_to_end_seconds(settings, partial), settings, interruption)
             phase = KeptPhase(partial, END_TO_END, budget, interruption)
             curve = train_together(
-                Teacher(teacher, precision, instruments.pack), student, plan.targets, batcher, texts.train, settings,
+                Teacher(teacher, precision, instruments.pack), student, plan, batcher, texts.train, settings,
                 precision, pooling, head, phase, stages,
             )  # fmt: skip
         spent = partial.seconds
         stages.begin(MEASURING, line=True)
         held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)
         measurement = measure(teacher, student, plan, means, held_out_batches, pooling, texts.held_out_from, head)
+        if plan.sparse:
+            active = [
+                measure_active(encoder, plan.converted, batcher.ordered(texts.held_out, BATCH_TEXTS))
+                for encoder in (teacher, student)
+            ]
+            measurement = replace(measurement, active=tuple(zip(*active, strict=True)))
         student_model, speed = finished(model), None
         ids = batcher.token_ids(texts.held_out)
         if time_speed is not None and ids:

@@ -32,6 +32,8 @@ class StudentPlan:
     converted: tuple[int, ...] = ()
     """The layers whose feedforward is new; none where layers are dropped, so their numbers are those of both models."""
     random_routing: bool = False
+    sparse: bool = False
+    """Whether the new layers are the old ones with ReLU, and learn to use few of their neurons."""
 
     @property
     def dropped(self) -> tuple[int, ...]:
@@ -58,6 +60,9 @@ class StudentPlan:
         before = {self.original.layer_shape(layer).describe() for layer in self.converted}
         after = {self.config.layer_shape(layer).describe() for layer in self.converted}
         into = after.pop() if len(after) == 1 else ", ".join(map(str, self.config.layer_shapes))
+        if self.sparse:
+            own = " and ".join(sorted(before))
+            return f"{len(self.converted)} layers of {own} into as many with ReLU, few of them active"
         at_random = ", neurons at random" if self.random_routing else ""
         if len(self.converted) < self.original.num_hidden_layers:
             return f"layers {name_layers(self.converted)} of {' and '.join(sorted(before))} into {into}{at_random}"
@@ -100,7 +105,10 @@ def plan_student(loaded: LoadedCheckpoint, request: StudentRequest) -> StudentPl
     that cannot be.
     """
     config, name = loaded.model.config, loaded.name
-    plan = _without_layers(config, request, name) if request.dropped else _with_shapes(config, request, name)
+    if request.relu:
+        plan = _with_relu(config, name)
+    else:
+        plan = _without_layers(config, request, name) if request.dropped else _with_shapes(config, request, name)
     check_tokenizer(loaded)
     return plan
 
@@ -140,6 +148,22 @@ def _with_shapes(config: UltraFastBertConfig, request: StudentRequest, name: str
         raise ConfigError(f"{request.options}: {name} has these layers already; there is nothing to distil")
     student = config.replace(feedforward_layers=tuple(map(str, after)))
     return StudentPlan(config, student, tuple(range(count)), converted, request.random_routing)
+
+
+def _with_relu(config: UltraFastBertConfig, name: str) -> StudentPlan:
+    """All dense layers, as the activation is that of all of them; trees have their own."""
+    count = config.num_hidden_layers
+    dense = tuple(layer for layer in range(count) if config.layer_shape(layer).kind == "dense")
+    if not dense:
+        raise CheckpointError(f"{name}: has no dense feedforward layers that could get ReLU")
+    if rows := tuple(layer for layer in dense if config.layer_shape(layer).token_rows):
+        raise CheckpointError(
+            f"{name}: layers {name_layers(rows)} have token rows beside their neurons; give --relu to the model before "
+            "it gets them"
+        )
+    # A masked LM's head has its own activation, which stays.
+    student = config.replace(hidden_act="relu", head_act=config.head_act or config.hidden_act)
+    return StudentPlan(config, student, tuple(range(count)), dense, sparse=True)
 
 
 def _check_convertible(
