@@ -21,7 +21,7 @@ DEFAULTS = DistillationSettings()
 OF_THE_ANALYSIS = ("out", "neurons", "at", "tokens")
 OF_STUDENT = (
     *("trees", "shared", "dense", "token_rows", "shape", "layers", "drop_layers", "random_routing", "keep", "speed"),
-    "relu",
+    *("relu", "teacher"),
 )
 OF_DISTILLATION = (
     *(*OF_STUDENT, "task", "pair_column", "budget", "minutes", "steps"),
@@ -123,6 +123,14 @@ def convert(
             metavar="W",
             help="With --relu: weight of the share of active neurons in the loss; more leaves fewer active.",
             show_default=f"{DEFAULTS.sparsity:g}",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Checkpoint that the end-to-end training learns from, such as what --relu has made SOURCE of.",
+            show_default="SOURCE",
         ),
     ] = None,
     corpus: Annotated[
@@ -296,6 +304,7 @@ def convert(
         keep=keep,
         speed=speed,
         relu=relu,
+        teacher=teacher,
         corpus=tuple(corpus or ()),
         revision=revision,
         family=family,

@@ -51,6 +51,8 @@ class ConversionRequest:
     """Choose the most exact layers with which the model is so many times as fast as the original, such as `2x`."""
     relu: bool = False
     """Keep all dense layers as wide as they are, with ReLU, and let them use few of their neurons for a token."""
+    teacher: str | Path | None = None
+    """Checkpoint that the end-to-end training learns from; None for the source."""
     corpus: tuple[str, ...] = ()
     """Files, globs, folders, hub:NAME or `embedded` to distil on."""
     revision: str | None = None
@@ -79,12 +81,22 @@ class ConversionRequest:
         if student is None:
             if self.resume:
                 raise ConfigError("--resume continues a distillation; give its --trees, --depth and --corpus too")
+            if self.teacher is not None:
+                raise ConfigError(
+                    f"--teacher {self.teacher} is what a distillation learns from; give --trees and --depth too, or "
+                    "leave it out"
+                )
             if self.corpus:
                 raise ConfigError(
                     "--corpus is what trees are distilled on; give --trees and --depth too, or leave it out"
                 )
             return
         option = student.options.split()[0]
+        if self.teacher is not None and self.keep is not None:
+            raise ConfigError(
+                f"--keep {self.keep:g} is measured beside SOURCE, before anything is learned from --teacher "
+                f"{self.teacher}; choose by --speed alone, or leave --teacher out"
+            )
         if not self.corpus:
             raise ConfigError(f"{option} needs text to distil on; give --corpus FILE, or --corpus embedded")
         if self.to != "ultrafastbert":
@@ -120,6 +132,7 @@ class ConversionRequest:
             words += student.options.split()
             words += [] if self.layers is None else ["--layers", self.layers]
             words += ["--random-routing"] if self.random_routing else []
+            words += [] if self.teacher is None else ["--teacher", str(self.teacher)]
             words += [word for text in self.corpus for word in ("--corpus", text)]
         words += [] if self.family is None else ["--family", self.family]
         words += ["--drop-head"] if self.drop_head else []

@@ -51,7 +51,8 @@ def _convert(request: ConversionRequest, instruments: Instruments | None) -> Non
         require_onnx()  # before the time spent on reading
     if (student := request.student) is not None:
         with open_partial(request.destination, _options(request), resume=request.resume) as partial:
-            _distil(_load(request), student, request, partial, instruments)
+            teacher = None if request.teacher is None else load_checkpoint(request.teacher, drop_head=request.drop_head)
+            _distil(_load(request), teacher, student, request, partial, instruments)
         return
     loaded = _load(request)
     if request.to == "onnx":
@@ -75,7 +76,8 @@ def _options(request: ConversionRequest) -> dict[str, Any]:
     assert request.student is not None
     settings = asdict(request.distillation)
     del settings["device"]
-    return {"version": ufbert.__version__, **asdict(request.student), **settings}
+    teacher = "the source" if request.teacher is None else "another model"
+    return {"version": ufbert.__version__, "teacher": teacher, **asdict(request.student), **settings}
 
 
 def _load(request: ConversionRequest) -> LoadedCheckpoint:
@@ -103,6 +105,7 @@ def _write_dense(loaded: LoadedCheckpoint, request: ConversionRequest) -> None:
 
 def _distil(
     loaded: LoadedCheckpoint,
+    teacher: LoadedCheckpoint | None,
     student: StudentRequest,
     request: ConversionRequest,
     partial: PartialConversion,
@@ -111,9 +114,10 @@ def _distil(
     from ufbert.conversion.distillation.closing_report import REPORT_FILE
     from ufbert.conversion.distillation.run import distil
 
-    distilled = distil(loaded, student, request.corpus, request.distillation, partial, instruments)
+    distilled = distil(loaded, student, request.corpus, request.distillation, partial, instruments, teacher)
     model, report = distilled.model, distilled.report
-    origin = _origin(loaded, str(distilled.request))
+    learned_from = "" if teacher is None else f", learning from `{teacher.name}`"
+    origin = _origin(loaded, f"{distilled.request}{learned_from}")
     card = _card(model, request, origin, report.figures(), report.markdown())
     with write_folder(request.destination) as folder:
         model.write(folder, tokenizer=loaded.tokenizer, card=card)

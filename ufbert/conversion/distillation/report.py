@@ -30,6 +30,7 @@ from .student import StudentPlan
 
 __all__ = ["ERROR_COLUMNS", "LayerErrors", "Measurement", "error_rows", "measure", "show"]
 
+THE_ORIGINAL = "the original"
 ERROR_COLUMNS = ("", "initialised", "regressed", "trained", "control")
 
 
@@ -62,6 +63,8 @@ class Measurement:
     """None where embeddings alone were distilled."""
     active: tuple[tuple[ActiveNeurons, ActiveNeurons], ...] = ()
     """Original's and student's active neurons, by layer; of students that shall have few of them."""
+    learned_from: str = THE_ORIGINAL
+    """Whose states and embeddings the student has learned, and is compared with."""
 
     @property
     def kept(self) -> float:
@@ -74,8 +77,14 @@ class Measurement:
         return (
             "initialised, regressed: one layer alone on the original's inputs, 0 exact, 1 its mean output; trained, "
             "control: the whole run on its own, error of the layer's output, 0 exact, 1 its mean; control: "
-            f"{self.plan.control}"
+            f"{self.plan.control}{self._learned_from}"
         )
+
+    @property
+    def _learned_from(self) -> str:
+        if self.learned_from == THE_ORIGINAL:
+            return ""
+        return f"; whole runs are compared with those of {self.learned_from}, which was learned from"
 
     def figures(self) -> dict[str, str]:
         """For the model card."""
@@ -90,7 +99,7 @@ class Measurement:
             for name, student, other in self.head.rows_of_figures():
                 figures[f"{name}, {where}"] = f"{student}; {of} {other}"
         return figures | {
-            f"mean cosine to the original's embeddings, {self.texts} held-out texts from {self.held_out_from}": (
+            f"mean cosine to {self.learned_from}'s embeddings, {self.texts} held-out texts from {self.held_out_from}": (
                 f"{self.student_cosine:.4f}"
             ),
             f"the same of the control: {self.plan.control}" if partly else control: f"{self.control_cosine:.4f}",
@@ -101,6 +110,7 @@ class Measurement:
 def measure(
     teacher: UltraFastBertModel,
     student: UltraFastBertModel,
+    source: UltraFastBertModel,
     plan: StudentPlan,
     means: Sequence[torch.Tensor],
     batches: Iterable[Batch],
@@ -110,7 +120,7 @@ def measure(
 ) -> Measurement:
     """Run teacher, student and control over held-out text in float32.
 
-    `means` (H,) are what the control's feedforward layers put out, of those that were converted.
+    The control is made of `source`: `means` (H,) are what its feedforward layers put out, of those that were converted.
     """
     layers = len(plan.targets)
     cosines = {"student": 0.0, "control": 0.0}
@@ -120,7 +130,7 @@ def measure(
     recorder, tally = LeafRecorder(student), HeadTally(head)
     for batch in batches:
         present = batch.attention_mask.bool()
-        wanted, control = ([states[i] for i in plan.targets] for states in _both(teacher, plan, means, batch))
+        wanted, control = ([states[i] for i in plan.targets] for states in _both(teacher, source, plan, means, batch))
         with recorder.record(batch.attention_mask):
             student_states = _run(student, batch)
         if head is not None:
@@ -157,12 +167,16 @@ def measure(
 
 
 def _both(
-    teacher: UltraFastBertModel, plan: StudentPlan, means: Sequence[torch.Tensor], batch: Batch
+    teacher: UltraFastBertModel,
+    source: UltraFastBertModel,
+    plan: StudentPlan,
+    means: Sequence[torch.Tensor],
+    batch: Batch,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The states of the teacher, and of the control."""
     wanted = _run(teacher, batch)
-    with _mean_outputs(teacher, plan, means):
-        return wanted, _run(teacher, batch)
+    with _mean_outputs(source, plan, means):
+        return wanted, _run(source, batch)
 
 
 def _run(encoder: UltraFastBertModel, batch: Batch) -> list[torch.Tensor]:

@@ -34,6 +34,7 @@ from .instruments import Instruments
 from .kept_phase import KeptPhase, new_budget
 from .layer_inputs import LayerSample
 from .layers import LAYERS_SHARE, train_layers
+from .other_teacher import check_teacher
 from .partial import PartialConversion
 from .recording import BATCH_TEXTS, forecast, record_samples
 from .report import measure, show
@@ -85,10 +86,12 @@ def distil(
     settings: DistillationSettings,
     partial: PartialConversion | None = None,
     instruments: Instruments | None = None,
+    other: LoadedCheckpoint | None = None,
 ) -> Distilled:
     """The student of `loaded` that is asked for, trained on `corpus`; shows its progress.
 
-    `partial` keeps what is done on the way, and has what an interrupted session has done.
+    `partial` keeps what is done on the way, and has what an interrupted session has done. `other` is learned from in
+    the end-to-end training, in place of `loaded`.
     Raises `CheckpointError` for a source without dense layers or tokenizer, `ConfigError` for layers that
     cannot be, `DataError` for a corpus that cannot be used, `OutputError` for one that is not that of `partial`.
     The first Ctrl-C ends the training early; after SIGTERM `ConversionStopped` is raised.
@@ -104,6 +107,9 @@ def distil(
         keep_freed_memory()
     precision = choose_precision("auto", device)
     partial.claim("source", loaded.name, model_fingerprint(loaded))
+    if other is not None:
+        check_teacher(other, loaded, task, longest_text(task, config))
+        partial.claim("teacher", other.name, model_fingerprint(other))
     survey: Survey | None = None
     with Stages(layers, surveyed=request.automatic) as stages:
         stages.begin(READING)
@@ -116,11 +122,12 @@ def distil(
         masker = Masker(loaded.tokenizer) if task == "mlm" else None
         batcher = Batcher(loaded.tokenizer, maximum, config.type_vocab_size > 0, device, masker)
         original = copy.deepcopy(loaded.model).to(device).requires_grad_(False)
-        teacher, pooling, head = encoder_of(original), loaded.model.embedder.pooling, head_of(task, original, loaded)
-        tokens = tokens_of(teacher, batcher, texts.train) if request.has_token_rows else None
+        source, pooling, head = encoder_of(original), loaded.model.embedder.pooling, head_of(task, original, loaded)
+        teacher = source if other is None else encoder_of(other.model).to(device).requires_grad_(False)
+        tokens = tokens_of(source, batcher, texts.train) if request.has_token_rows else None
         if request.automatic:
             survey = choose_shapes(
-                request, layers, encoder_of(loaded.model), teacher, batcher, texts, pooling, head, settings, partial,
+                request, layers, encoder_of(loaded.model), source, batcher, texts, pooling, head, settings, partial,
                 stages, instruments.time_shapes, tokens,
             )  # fmt: skip
             request = replace(request, shapes=survey.shapes)
@@ -138,12 +145,12 @@ def distil(
             held_out: list[LayerSample] = []
             if partial.layers_done < len(layers):
                 train, held_out = record_samples(
-                    teacher, layers, batcher, texts, settings, SAMPLE_TOKENS, LAYERS_SHARE, stages, interruption
+                    source, layers, batcher, texts, settings, SAMPLE_TOKENS, LAYERS_SHARE, stages, interruption
                 )
             else:
                 forecast(stages, settings, layers, LAYERS_SHARE)
             errors, means = train_layers(
-                teacher, student, plan, train, held_out, settings, precision, interruption, partial, stages
+                source, student, plan, train, held_out, settings, precision, interruption, partial, stages
             )
             del train, held_out
             budget = new_budget(end_to_end_seconds(settings, partial), settings, interruption)
@@ -155,11 +162,15 @@ def distil(
         spent = partial.seconds
         stages.begin(MEASURING, line=True)
         held_out_batches = batcher.ordered(texts.held_out, BATCH_TEXTS)
-        measurement = measure(teacher, student, plan, means, held_out_batches, pooling, texts.held_out_from, head)
+        measurement = measure(
+            teacher, student, source, plan, means, held_out_batches, pooling, texts.held_out_from, head
+        )
+        if other is not None:
+            measurement = replace(measurement, learned_from=other.name)
         if plan.sparse:
             active = [
                 measure_active(encoder, plan.converted, batcher.ordered(texts.held_out, BATCH_TEXTS))
-                for encoder in (teacher, student)
+                for encoder in (source, student)
             ]
             measurement = replace(measurement, active=tuple(zip(*active, strict=True)))
         student_model, speed = finished(model), None
