@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from ufbert import UltraFastBertForMaskedLM
 from ufbert.checkpoint.tokenizer import load_tokenizer
 from ufbert.conversion import DistillationSettings, load_checkpoint
-from ufbert.conversion.distillation import run
+from ufbert.conversion.distillation import layers, run
 from ufbert.conversion.distillation.run import distil
 from ufbert.conversion.student import read_student
 from ufbert.model.pretrained import read_config
@@ -213,6 +214,22 @@ def test_settings_come_from_the_files_and_the_command_line_in_turn(
         code, err = run_convert(capsys, dense, out, *trees, *options)
         assert code == 0, err
         assert "after 1 steps" in err
+
+
+def test_a_long_budget_is_for_the_end_to_end_training(
+    dense: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond so many steps a layer's regression gains nothing; steps that are asked for are done all the same."""
+    monkeypatch.setattr(layers, "MOST_STEPS", 2)
+    options = ["--dense", "8", "--corpus", str(corpus), "--text-column", "body", "--device", "cpu"]
+    code, err = run_convert(capsys, dense, tmp_path / "timed", *options, "--budget", "3s")
+    assert code == 0, err
+    assert err.count(" after 2 steps; ") == 2
+    end_to_end = int(re.search(r"([\d,]+) end-to-end steps", (tmp_path / "timed" / "README.md").read_text())[1])  # type: ignore[index]
+    assert end_to_end > 2
+    code, err = run_convert(capsys, dense, tmp_path / "counted", *options, "--steps", "3")
+    assert code == 0, err
+    assert err.count(" after 3 steps") == 2
 
 
 @pytest.mark.parametrize(

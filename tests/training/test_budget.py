@@ -16,4 +16,13 @@ def test_a_budget_ends_by_steps_by_time_and_when_stopped() -> None:
     assert short.fraction() == 0.0  # one step is always done
     short.count()
     assert short.fraction() == 1.0
+    # Of both the first counts.
+    both = TrainingBudget(seconds=1e9, steps=2)
+    both.count()
+    assert both.fraction() == 0.5
+    both.count()
+    assert both.fraction() == 1.0
+    hasty = TrainingBudget(seconds=1e-9, steps=10)
+    hasty.count()
+    assert hasty.fraction() == 1.0
     assert TrainingBudget(seconds=None, steps=4, stopped=lambda: True).fraction() == 1.0

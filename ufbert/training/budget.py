@@ -9,7 +9,7 @@ __all__ = ["TrainingBudget"]
 
 
 class TrainingBudget:
-    """Ends after so many seconds, or so many steps, or when `stopped` says so."""
+    """Ends after so many seconds or so many steps, whichever comes first, or when `stopped` says so."""
 
     def __init__(
         self, *, seconds: float | None, steps: int | None, stopped: Callable[[], bool] = lambda: False
@@ -37,8 +37,7 @@ class TrainingBudget:
 
     def share(self, steps: int, seconds: float) -> float:
         """How much of the budget so many steps in so many seconds use."""
-        if self._steps is not None:
-            return min(1.0, steps / self._steps)
-        assert self.seconds is not None
+        by_steps = 0.0 if self._steps is None else steps / self._steps
         # One step is always done, however short the time.
-        return min(1.0, seconds / self.seconds) if steps else 0.0
+        by_time = 0.0 if self.seconds is None or not steps else seconds / self.seconds
+        return min(1.0, max(by_steps, by_time))

@@ -38,9 +38,12 @@ def stop_if_terminated(interruption: Interruption) -> None:
         raise ConversionStopped
 
 
-def new_budget(seconds: float | None, settings: DistillationSettings, interruption: Interruption) -> TrainingBudget:
-    """Of one phase: so many seconds or the settings' steps, unless Ctrl-C comes first."""
-    return TrainingBudget(seconds=seconds, steps=settings.steps or None, stopped=lambda: interruption.requested)
+def new_budget(
+    seconds: float | None, settings: DistillationSettings, interruption: Interruption, most: int | None = None
+) -> TrainingBudget:
+    """Of one phase: so many seconds, but at most `most` steps, or the settings' steps; unless Ctrl-C comes first."""
+    steps = settings.steps or (None if seconds is None else most)
+    return TrainingBudget(seconds=seconds, steps=steps, stopped=lambda: interruption.requested)
 
 
 class KeptPhase:

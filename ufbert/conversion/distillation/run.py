@@ -154,6 +154,8 @@ def distil(
             )
             del train, held_out
             budget = new_budget(end_to_end_seconds(settings, partial), settings, interruption)
+            if budget.seconds is not None:
+                stages.expect(budget.seconds, [END_TO_END])
             phase = KeptPhase(partial, END_TO_END, budget, interruption)
             curve = train_together(
                 Teacher(teacher, precision, instruments.pack), student, plan, batcher, texts.train, settings,
