@@ -114,7 +114,7 @@ def convert(
         typer.Option(
             "--relu",
             help="Keep all dense layers and neurons, but with ReLU and few of them active for a token: an original for "
-            "a second conversion. Takes hours.",
+            "a second conversion. Give it a long --budget.",
         ),
     ] = False,
     sparsity: Annotated[
