@@ -225,9 +225,8 @@ def error_rows(measurement: Measurement, errors: Sequence[LayerErrors]) -> list[
 
 def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraFastBertConfig) -> None:
     """The closing table on stderr."""
-    table = Table(title=f"Measured on {measurement.texts} held-out pieces of text from {measurement.held_out_from}")
-    for i, head in enumerate(ERROR_COLUMNS):
-        table.add_column(head, justify="right" if i else "left")
+    title = f"Measured on {measurement.texts} held-out pieces of text from {measurement.held_out_from}"
+    table = _table(title, ERROR_COLUMNS)
     *layers, last = error_rows(measurement, errors)
     for row in layers:
         table.add_row(*row)
@@ -236,15 +235,16 @@ def show(measurement: Measurement, errors: Sequence[LayerErrors], config: UltraF
     table.add_row("neurons used of available", "", "", f"{used:,} of {available:,}", f"{plan.control_neurons:,}")
     console().print(table)
     if measurement.active:
-        console().print(_active_table(measurement))
+        active = _table("Active neurons of a token", ACTIVE_COLUMNS)
+        for row in active_rows(measurement.active):
+            active.add_row(*row)
+        console().print(active)
         note(ACTIVE_MEANING)
     note(f"{measurement.explanation}; neurons: of a layer{', the mean of all' if config.feedforward_layers else ''}")
 
 
-def _active_table(measurement: Measurement) -> Table:
-    table = Table(title="Active neurons of a token")
-    for i, head in enumerate(ACTIVE_COLUMNS):
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for i, head in enumerate(columns):
         table.add_column(head, justify="right" if i else "left")
-    for row in active_rows(measurement.active):
-        table.add_row(*row)
     return table
